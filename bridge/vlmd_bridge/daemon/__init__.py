@@ -1,0 +1,1 @@
+"""The daemon: event loop only, no model library."""

@@ -1,0 +1,1 @@
+"""Engine workers: one process, one model."""

@@ -1,0 +1,1 @@
+"""Image processes: pictures opened, hashed, decoded and resized away from the daemon."""

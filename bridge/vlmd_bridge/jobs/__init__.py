@@ -1,0 +1,1 @@
+"""What the daemon does for a request: jobs, and the one queue they share."""

@@ -1,0 +1,1 @@
+"""Models on disk: names, and what their files tell before they are loaded."""

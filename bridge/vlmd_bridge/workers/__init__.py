@@ -1,0 +1,1 @@
+"""The daemon's worker processes: messages, links, the arena, and the fleet that supervises them."""

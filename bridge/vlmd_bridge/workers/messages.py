@@ -1,0 +1,294 @@
+"""Messages between the daemon and its worker processes, and their framing.
+
+A message on a worker's socketpair is a uint32 (little endian) byte count and that many bytes of msgpack. Both sides
+are the same version of vlmd, so nothing here is negotiated and every type is a tagged Struct.
+
+A worker is started as ``python -m vlmd_bridge.engine.process --link-fd N --arena-fd M`` (or
+``vlmd_bridge.images.process``), reads its `Configure*` message first, answers `Loading`… and then `EngineReady`,
+`LoadFailed` or `ImagesReady`. It exits with status 0 at EOF of the socketpair or at `Close`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+_HEADER = struct.Struct("<I")
+
+# The daemon never sends more than a schema (64 KiB) and a prompt (a request is at most 32 MiB); a length above this
+# means the stream has lost its framing.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str, omit_defaults=True):
+    """Base of every message: a frozen Struct tagged by its class name."""
+
+
+# --- pictures -------------------------------------------------------------------------------------------------
+
+
+class ImageSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model wants its pictures to be.
+
+    A picture is resized so that both sides are multiples of `factor` and its area lies within the pixel bounds,
+    keeping its aspect ratio (Qwen-VL's "smart resize"). With `factor` 1 it is only shrunk to `max_pixels`, and the
+    model's own processor does the rest.
+    """
+
+    factor: int
+    min_pixels: int
+    max_pixels: int
+    max_aspect_ratio: float
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of the largest RGB picture the spec admits."""
+        return self.max_pixels * 3
+
+
+class Picture(Message, frozen=True, kw_only=True, tag="picture"):
+    """RGB8 pixels, rows first, `width * height * 3` bytes at `offset` of the arena."""
+
+    offset: int
+    width: int
+    height: int
+
+
+class ConfigureImages(Message, frozen=True, kw_only=True, tag="configure_images"):
+    """First message to an image process."""
+
+    max_source_pixels: int
+    max_source_bytes: int
+    memory_limit_bytes: int
+
+
+class Prepare(Message, frozen=True, kw_only=True, tag="prepare"):
+    """Open, hash, decode and resize the picture at `path` into the arena at `offset` (`spec.max_bytes` are free)."""
+
+    seq: int
+    path: str
+    offset: int
+    spec: ImageSpec
+
+
+class ImagesReady(Message, frozen=True, kw_only=True, tag="images_ready"):
+    """An image process takes work."""
+
+    pid: int
+    versions: dict[str, str]
+
+
+class Prepared(Message, frozen=True, kw_only=True, tag="prepared"):
+    """The picture of `seq` stands in the arena."""
+
+    seq: int
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    digest: bytes
+    prepare_s: float
+
+
+class PictureFailed(Message, frozen=True, kw_only=True, tag="picture_failed"):
+    """The picture of `seq` cannot be used; `code` is one of the frame codes of the protocol."""
+
+    seq: int
+    code: str
+    error: str
+
+
+# --- engine ---------------------------------------------------------------------------------------------------
+
+
+class ConfigureEngine(Message, frozen=True, kw_only=True, tag="configure_engine"):
+    """First message to an engine worker.
+
+    `path` is a local folder (a resolved model) or, for the fake backend, its options. `threads` is how many BLAS
+    threads the engine may use, 0 for its own choice. `width` is the batch width, 0 for the backend's own choice.
+    """
+
+    backend: Literal["vision", "text", "fake"]
+    name: str
+    path: str
+    width: int = 0
+    threads: int = 0
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded engine is; `status` shows it as it stands."""
+
+    name: str
+    path: str
+    backend: str
+    model_type: str
+    width: int
+    context_tokens: int
+    weight_bytes: int
+    dtype: str
+    device: str
+    blas: str
+    threads: int
+    load_s: float
+    versions: dict[str, str]
+    image_spec: ImageSpec | None = None
+
+
+class Loading(Message, frozen=True, kw_only=True, tag="loading"):
+    """A stage of loading began: ``importing``, ``weights``, ``warming``; `fraction` of the whole, 0 to 1."""
+
+    stage: str
+    fraction: float
+
+
+class EngineReady(Message, frozen=True, kw_only=True, tag="engine_ready"):
+    """The model is loaded and sequences are admitted."""
+
+    pid: int
+    info: EngineInfo
+
+
+class LoadFailed(Message, frozen=True, kw_only=True, tag="load_failed"):
+    """The model cannot be loaded; `code` is one of the request codes of the protocol. The worker then exits."""
+
+    code: str
+    error: str
+
+
+class Text(Message, frozen=True, kw_only=True, tag="text"):
+    """A run of text in a user turn. Control tokens inside are plain text."""
+
+    text: str
+
+
+Part: TypeAlias = Text | Picture
+
+
+class RecordConstraint(Message, frozen=True, kw_only=True, tag="record"):
+    """The answer is `frame_count` records in text form; with `labelled`, each line begins ``Frame i: ``."""
+
+    frame_count: int = 1
+    labelled: bool = False
+
+
+class SchemaConstraint(Message, frozen=True, kw_only=True, tag="schema"):
+    """The answer is JSON that validates against `schema` (JSON Schema, as text, at most 64 KiB)."""
+
+    schema: str
+
+
+class RegexConstraint(Message, frozen=True, kw_only=True, tag="regex"):
+    """The answer matches `pattern` as a whole."""
+
+    pattern: str
+
+
+Constraint: TypeAlias = RecordConstraint | SchemaConstraint | RegexConstraint
+
+
+class Start(Message, frozen=True, kw_only=True, tag="start"):
+    """Run one sequence: a user turn of `parts`, greedy unless `temperature` is above 0.
+
+    The daemon holds back sequences beyond the worker's credits (its width + 2), so the worker queues at most two.
+    """
+
+    seq: int
+    parts: tuple[Part, ...]
+    max_tokens: int
+    constraint: Constraint | None = None
+    temperature: float = 0.0
+    system: str | None = None
+
+
+class Remove(Message, frozen=True, kw_only=True, tag="remove"):
+    """Take `seq` out, whatever its state. The worker answers `Removed`, unless `Finished` or `Failed` came first."""
+
+    seq: int
+
+
+class Close(Message, frozen=True, kw_only=True, tag="close"):
+    """Release the model and exit. Sequences that still run are dropped."""
+
+
+class Finished(Message, frozen=True, kw_only=True, tag="finished"):
+    """The sequence ended: its whole text. `finish_reason` is ``stop`` or ``length``."""
+
+    seq: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """The sequence alone failed; `code` is one of the frame codes of the protocol."""
+
+    seq: int
+    code: str
+    error: str
+
+
+class Removed(Message, frozen=True, kw_only=True, tag="removed"):
+    """The sequence is out and its slot and its pictures may be used again."""
+
+    seq: int
+
+
+class Beat(Message, frozen=True, kw_only=True, tag="beat"):
+    """Sent about once a second while sequences run, from the thread that steps: its absence means a hang."""
+
+    steps: int
+    active: int
+    prompt_tokens: int
+    completion_tokens: int
+    active_memory_bytes: int
+    cache_memory_bytes: int
+
+
+ToImages: TypeAlias = ConfigureImages | Prepare | Close
+FromImages: TypeAlias = ImagesReady | Prepared | PictureFailed
+ToEngine: TypeAlias = ConfigureEngine | Start | Remove | Close
+FromEngine: TypeAlias = Loading | EngineReady | LoadFailed | Finished | Failed | Removed | Beat
+
+
+class FramingError(Exception):
+    """The byte stream between daemon and worker is not what `encode_message` writes."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_message(message: Message) -> bytes:
+    """Return the frame of `message`."""
+    payload = _encoder.encode(message)
+    return _HEADER.pack(len(payload)) + payload
+
+
+class MessageBuffer:
+    """Collects bytes and yields the payloads of whole frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take `data` and yield each payload that is now complete.
+
+        Raises:
+            FramingError: a length is beyond `MAX_MESSAGE_BYTES`.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._buffer)
+            if size > MAX_MESSAGE_BYTES:
+                raise FramingError(f"a message of {size} bytes; at most {MAX_MESSAGE_BYTES}")
+            end = _HEADER.size + size
+            if len(self._buffer) < end:
+                return
+            payload = bytes(self._buffer[_HEADER.size : end])
+            del self._buffer[:end]
+            yield payload
