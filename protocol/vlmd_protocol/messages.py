@@ -1,0 +1,298 @@
+"""The messages of the wire: the one hand-edited definition of the protocol.
+
+A line from client to daemon is a `Request`; its `params` are decoded in a second step with the type that `METHODS`
+names, so that bad params still get the right `id`. A line from daemon to client is one of `ResultLine`, `BatchLine`,
+`ErrorLine` and, on connections that said `hello`, `EventLine`.
+
+Unknown fields are ignored everywhere: additions are optional fields and new methods.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from vlmd_protocol.limits import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_MAX_TOKENS,
+    MAX_BATCH_SIZE,
+    MAX_ID_CHARS,
+    MAX_IMAGES,
+    MAX_PROMPT_CHARS,
+    MAX_SAFE_INTEGER,
+    MAX_TOKENS,
+    PROTOCOL_VERSION,
+)
+
+Id: TypeAlias = (
+    Annotated[int, msgspec.Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
+    | Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
+)
+Mode: TypeAlias = Literal["parallel", "interleaved"]
+Priority: TypeAlias = Literal["interactive", "batch"]
+ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
+DaemonState: TypeAlias = Literal["loading", "ready", "failed", "draining"]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of every object on the wire: frozen, camelCase, defaults left out."""
+
+
+# --- client to daemon -----------------------------------------------------------------------------------------
+
+
+class Request(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A line from the client."""
+
+    id: Id
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class ClientInfo(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Who speaks; for the log."""
+
+    name: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    version: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class HelloParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Negotiate. After it, a connection may have many requests in flight and gets `EventLine`s."""
+
+    protocol: int = PROTOCOL_VERSION
+    client: ClientInfo = ClientInfo()
+
+
+class NoParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A method without parameters."""
+
+
+class ImageRef(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One frame: an absolute path, and what labels it.
+
+    `index` and `id` are the caller's own and are echoed in the frame's result.
+    """
+
+    image_path: str
+    timestamp: int | float | None = None
+    index: Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)] | None = None
+    id: Id | None = None
+
+
+class DescribeParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Describe frames; results come in order, `batch_size` frames a line.
+
+    `max_tokens` is the budget of one prompt of `batch_size` frames (interleaved), or is divided among them (parallel)
+    unless `max_tokens_per_frame` is given. With `prompt` the caller's instructions replace ADR-006's; with `schema`
+    each result carries a `record` that validates. `grammar` off leaves the model unconstrained.
+    """
+
+    images: Annotated[list[ImageRef], msgspec.Meta(min_length=1, max_length=MAX_IMAGES)]
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH_SIZE)] = DEFAULT_BATCH_SIZE
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_MAX_TOKENS
+    max_tokens_per_frame: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] | None = None
+    mode: Mode = "parallel"
+    model: str | None = None
+    prompt: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
+    schema: dict[str, Any] | None = None
+    grammar: bool = True
+    priority: Priority = "batch"
+
+
+class CancelParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Cancel the request `target` of the same connection."""
+
+    target: Id
+
+
+# --- daemon to client -----------------------------------------------------------------------------------------
+
+
+class Progress(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Frames delivered so far, and of how many."""
+
+    current: int
+    total: int
+
+
+class FrameResult(Wire, frozen=True, kw_only=True):
+    """What one frame shows. A frame that failed has `error` and `code`, its string fields filled all the same."""
+
+    index: int
+    timestamp: int | float | None = msgspec.field(name="timestamp")
+    image_path: str = msgspec.field(name="imagePath")
+    description: str
+    activity: str
+    apps: list[str]
+    topics: list[str]
+    raw_response: str | None = msgspec.field(name="raw_response", default=None)
+    record: Any = None
+    error: str | None = None
+    code: str | None = None
+    id: Id | None = None
+
+
+class BatchLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Some frames of a `describe_images`. The last one has ``partial: false`` and ``done: true``."""
+
+    id: Id
+    batch: int
+    results: list[FrameResult]
+    partial: bool
+    progress: Progress
+    done: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class ResultLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """The answer to a method that answers once."""
+
+    id: Id
+    result: Any
+    done: bool = True
+
+
+class ErrorLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """The end of a request that failed. `id` is null where the line's own id could not be read."""
+
+    id: Id | None
+    error: str
+    code: str
+    retryable: bool
+    data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    done: bool = True
+
+
+class EventLine(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Unasked news, only on connections that said `hello`: a model's state, or that the daemon drains."""
+
+    event: Literal["model", "draining"]
+    model: str | None = None
+    state: ModelState | None = None
+    stage: str | None = None
+    fraction: float | None = None
+
+
+class Limits(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Limits a client can run into."""
+
+    max_frame_bytes: int
+    max_images: int
+    max_batch_size: int
+    max_tokens: int
+    max_in_flight: int
+    max_waiting_plain: int
+    max_schema_bytes: int
+
+
+class ModelStatus(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A model of this daemon. `stage` and `fraction` while it loads, `error` and `code` when it failed."""
+
+    name: str
+    state: ModelState
+    kind: str | None = None
+    stage: str | None = None
+    fraction: float | None = None
+    error: str | None = None
+    code: str | None = None
+    pid: int | None = None
+    memory_bytes: int | None = None
+    active: int | None = None
+    engine: dict[str, Any] | None = None
+
+
+class HelloResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """What the daemon is and does."""
+
+    protocol: int
+    version: str
+    pid: int
+    state: DaemonState
+    capabilities: list[str]
+    limits: Limits
+    fingerprint: str
+    models: list[ModelStatus]
+
+
+class PingResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Alive."""
+
+    state: DaemonState
+    uptime_s: float
+
+
+class QueueStatus(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Frames and jobs in the daemon."""
+
+    jobs: int
+    queued: int
+    decoding: int
+    ready: int
+    running: int
+
+
+class StatusResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Models, queue, memory, and where to look further."""
+
+    version: str
+    protocol: int
+    pid: int
+    state: DaemonState
+    uptime_s: float
+    socket: str
+    log_file: str | None
+    owned: bool
+    fingerprint: str
+    connections: int
+    memory_bytes: int
+    models: list[ModelStatus]
+    queue: QueueStatus
+    image_processes: list[int]
+    frames_done: int
+    frames_failed: int
+
+
+class CancelResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Whether the target was still under way."""
+
+    cancelled: bool
+
+
+class ShutdownResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """The daemon drains."""
+
+    state: DaemonState = "draining"
+
+
+Line: TypeAlias = BatchLine | ResultLine | ErrorLine | EventLine
+
+
+class Reply(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Any line from the daemon, as a client first reads it: fields that a line lacks are None."""
+
+    id: Id | None = None
+    result: msgspec.Raw | None = None
+    batch: int | None = None
+    results: list[FrameResult] | None = None
+    partial: bool | None = None
+    progress: Progress | None = None
+    error: str | None = None
+    code: str | None = None
+    retryable: bool = False
+    data: dict[str, Any] | None = None
+    done: bool = False
+    event: str | None = None
+    model: str | None = None
+    state: str | None = None
+    stage: str | None = None
+    fraction: float | None = None
+
+
+METHODS: Final[dict[str, type[Wire]]] = {
+    "hello": HelloParams,
+    "ping": NoParams,
+    "status": NoParams,
+    "describe_images": DescribeParams,
+    "cancel": CancelParams,
+    "shutdown": NoParams,
+}
