@@ -184,6 +184,9 @@ CODES: Final[dict[str, Code]] = {
     "cancelled": Code(meaning="the request was cancelled", exception=CancelledError_),
     "shutting_down": Code(meaning="the daemon drains", retryable=True, exception=ShuttingDownError),
     "model_not_loaded": Code(meaning="the request names a model that this daemon does not serve", exception=ModelError),
+    "model_not_configured": Code(
+        meaning="no model was named and none is configured; the message names one", exception=ModelError
+    ),
     "model_not_found": Code(meaning="no model of that name on this machine", exception=ModelError),
     "model_invalid": Code(meaning="the folder is not a readable model", exception=ModelError),
     "model_incomplete": Code(meaning="files of the model are missing", exception=ModelError),

@@ -1,0 +1,47 @@
+"""What `vlmd serve` was asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DaemonSettings:
+    """Everything the daemon needs to know, resolved from flags, environment and file.
+
+    Attributes:
+        model: name or path of the model; None when none is named or configured.
+        socket_path: where to listen.
+        owned: end when standard input reaches EOF or the parent dies.
+        ready_fd: descriptor for start-up lines, NDJSON: ``loading``, ``bound``, then ``ready``, ``running`` or ``fatal``.
+        idle_timeout_s: end after so long with no connection and no job; None for never.
+        drain_timeout_s: how long running work may take to finish after SIGTERM or `shutdown`.
+        log_file: the rotating log, None for none.
+        verbose: log at debug level.
+        batch_width: sequences decoded together, 0 for the engine's own choice.
+        threads: BLAS threads of the engine, 0 for its own choice.
+        image_processes: how many decode pictures.
+        image_timeout_s: how long one picture may take before its process is replaced.
+        max_source_pixels: largest picture that is decoded.
+        max_source_bytes: largest picture file that is read.
+        image_memory_bytes: memory limit of an image process.
+        fingerprint: digest of the configuration, which tells a client whether a shared daemon is the one it wants.
+    """
+
+    model: str | None
+    socket_path: Path
+    owned: bool = False
+    ready_fd: int | None = None
+    idle_timeout_s: float | None = None
+    drain_timeout_s: float = 10.0
+    log_file: Path | None = None
+    verbose: bool = False
+    batch_width: int = 0
+    threads: int = 0
+    image_processes: int = 1
+    image_timeout_s: float = 20.0
+    max_source_pixels: int = 100_000_000
+    max_source_bytes: int = 256 * 1024 * 1024
+    image_memory_bytes: int = 2 * 1024 * 1024 * 1024
+    fingerprint: str = ""
