@@ -14,7 +14,8 @@ class DaemonSettings:
         model: name or path of the model; None when none is named or configured.
         socket_path: where to listen.
         owned: end when standard input reaches EOF or the parent dies.
-        ready_fd: descriptor for start-up lines, NDJSON: ``loading``, ``bound``, then ``ready``, ``running`` or ``fatal``.
+        ready_fd: descriptor for start-up lines, NDJSON: ``loading`` and ``bound``, then ``ready``, ``running`` or
+            ``fatal``.
         idle_timeout_s: end after so long with no connection and no job; None for never.
         drain_timeout_s: how long running work may take to finish after SIGTERM or `shutdown`.
         log_file: the rotating log, None for none.

@@ -48,6 +48,18 @@ class Arena:
         bisect.insort(self._taken, (start, start + size_bytes))
         return start
 
+    def take_many(self, count: int, size_bytes: int) -> list[int] | None:
+        """Return the offsets of `count` free ranges, or None (and take nothing) when there are not so many."""
+        offsets: list[int] = []
+        try:
+            for _ in range(count):
+                offsets.append(self.take(size_bytes))
+        except ArenaFull:
+            for offset in offsets:
+                self.give_back(offset)
+            return None
+        return offsets
+
     def give_back(self, offset: int) -> None:
         """Free the range that begins at `offset`."""
         index = bisect.bisect_left(self._taken, (offset, 0))

@@ -1,0 +1,309 @@
+"""The one queue. Frames go queued → decoding → ready → running → done; credits bound every stretch of the way.
+
+A pure state machine: it is told what happened, sends messages through two ports, and never waits. The daemon is the
+only caller, from one thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vlmd_bridge.jobs.describe import DescribeJob, Frame, FrameState, Prompt
+from vlmd_bridge.jobs.turns import Turns
+from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.messages import (
+    EngineInfo,
+    Failed,
+    Finished,
+    ImageSpec,
+    Picture,
+    Prepared,
+    Remove,
+    Removed,
+    Start,
+)
+from vlmd_protocol.connection import error_line
+from vlmd_protocol.messages import ErrorLine, QueueStatus
+
+# The worker's own short queue: hides the round trip between a row's end and the next row's start.
+_EXTRA_CREDITS = 2
+
+# A prompt during which the engine ended so often is given up.
+_MAX_CRASHES = 2
+
+
+class EnginePort(Protocol):
+    """One engine worker, as the scheduler sees it."""
+
+    def send(self, message: Start | Remove) -> None:
+        """Queue a message; if the worker is gone it is dropped, `Lane.lost` tells of it."""
+
+
+class ImagePort(Protocol):
+    """The image processes, as the scheduler sees them."""
+
+    def prepare(self, seq: int, path: str, offset: int, spec: ImageSpec) -> None:
+        """Queue a picture; `Scheduler.prepared` or `picture_failed` follows, always and once."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The way of one model's frames. `info` is None while its engine is not ready."""
+
+    model: str
+    engine: EnginePort
+    info: EngineInfo | None = None
+    turns: Turns = field(default_factory=Turns)
+    decoding: set[Prompt] = field(default_factory=set)
+    ready: deque[Prompt] = field(default_factory=deque)
+    alone: deque[Prompt] = field(default_factory=deque)
+    running: dict[int, Prompt] = field(default_factory=dict)
+
+    @property
+    def credits(self) -> int:
+        """Sequences the worker takes now."""
+        if self.info is None:
+            return 0
+        return self.info.width + _EXTRA_CREDITS - len(self.running)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether the engine is on a prompt that was lost in a crash: nothing joins it."""
+        return any(prompt.crashes for prompt in self.running.values())
+
+    @property
+    def ahead(self) -> int:
+        """Prompts on their way to the engine."""
+        return len(self.decoding) + len(self.ready)
+
+    @property
+    def active(self) -> int:
+        """Prompts that the engine has."""
+        return len(self.running)
+
+
+class Scheduler:
+    """Moves every job's frames along its model's lane."""
+
+    def __init__(self, arena: Arena, images: ImagePort) -> None:
+        self.frames_done = 0
+        self.frames_failed = 0
+        self._arena = arena
+        self._images = images
+        self._lanes: dict[str, Lane] = {}
+        self._seqs = itertools.count(1)
+        self._pictures: dict[int, tuple[Lane, Prompt, Frame]] = {}
+
+    # --- what the daemon says ---------------------------------------------------------------------------------
+
+    def add_lane(self, model: str, engine: EnginePort) -> Lane:
+        """Make the way for a model; its jobs wait until `engine_ready`."""
+        lane = self._lanes[model] = Lane(model, engine)
+        return lane
+
+    def submit(self, model: str, job: DescribeJob) -> None:
+        """Take a job."""
+        lane = self._lanes[model]
+        lane.turns.add(job)
+        self._pump(lane)
+
+    def cancel(self, job: DescribeJob) -> None:
+        """End a job. What runs for it is removed from the engine; its slots are free once that is acknowledged."""
+        job.cancel()
+        self._clear(job)
+
+    def end(self, job: DescribeJob, line: ErrorLine) -> None:
+        """End a job with an error line of its own."""
+        job.end_with(line)
+        self._clear(job)
+
+    def pump(self) -> None:
+        """Look again: a reader has caught up."""
+        for lane in self._lanes.values():
+            self._pump(lane)
+
+    @property
+    def jobs(self) -> list[DescribeJob]:
+        """The jobs under way."""
+        return [job for lane in self._lanes.values() for job in lane.turns]
+
+    def queue_status(self) -> QueueStatus:
+        """Count frames by state."""
+        lanes = list(self._lanes.values())
+        return QueueStatus(
+            jobs=len(self.jobs),
+            queued=sum(job.waiting for job in self.jobs),
+            decoding=sum(len(prompt.frames) for lane in lanes for prompt in lane.decoding),
+            ready=sum(len(prompt.frames) for lane in lanes for prompt in [*lane.ready, *lane.alone]),
+            running=sum(len(prompt.frames) for lane in lanes for prompt in lane.running.values()),
+        )
+
+    # --- what the engine says ---------------------------------------------------------------------------------
+
+    def engine_ready(self, lane: Lane, info: EngineInfo) -> None:
+        """The engine takes work."""
+        lane.info = info
+        self._pump(lane)
+
+    def engine_lost(self, lane: Lane) -> None:
+        """The engine ended. What ran gets one more try each, alone; what ran twice is given up."""
+        lane.info = None
+        lost = list(lane.running.values())
+        lane.running.clear()
+        for prompt in lost:
+            if prompt.job.ended:
+                self._release(prompt)
+                continue
+            prompt.crashes += 1
+            if prompt.crashes < _MAX_CRASHES:
+                prompt.mark(FrameState.READY)
+                lane.alone.append(prompt)
+            else:
+                self._give_up(lane, prompt, "worker_crashed", "The engine ended twice while this frame ran.")
+
+    def fail_lane(self, lane: Lane, code: str, message: str, data: dict[str, Any] | None = None) -> None:
+        """The engine will not come back for now: end its jobs with an error each."""
+        for job in list(lane.turns):
+            self.end(job, error_line(job.id, message, code, data=data))
+
+    def finished(self, lane: Lane, answer: Finished) -> None:
+        """A sequence ended with its text."""
+        if (prompt := lane.running.pop(answer.seq, None)) is None:
+            return
+        if prompt.job.ended:
+            self._release(prompt)
+        else:
+            retries = prompt.job.finished(prompt, answer)
+            lane.ready.extendleft(reversed(retries))
+            self._leave(lane, prompt)
+        self._pump(lane)
+
+    def failed(self, lane: Lane, failure: Failed) -> None:
+        """A sequence failed alone."""
+        if (prompt := lane.running.pop(failure.seq, None)) is None:
+            return
+        if prompt.job.ended:
+            self._release(prompt)
+        else:
+            self._give_up(lane, prompt, failure.code, failure.error)
+        self._pump(lane)
+
+    def removed(self, lane: Lane, removal: Removed) -> None:
+        """A sequence is out of the engine."""
+        if (prompt := lane.running.pop(removal.seq, None)) is not None:
+            self._release(prompt)
+            self._pump(lane)
+
+    # --- what the image processes say -------------------------------------------------------------------------
+
+    def prepared(self, picture: Prepared) -> None:
+        """A picture stands in the arena."""
+        lane, prompt, frame = self._pictures.pop(picture.seq)
+        assert frame.offset is not None
+        frame.picture = Picture(offset=frame.offset, width=picture.width, height=picture.height)
+        frame.state = FrameState.READY
+        self._picture_arrived(lane, prompt)
+
+    def picture_failed(self, seq: int, code: str, error: str) -> None:
+        """A picture cannot be used: its frame fails, the prompt's others go on."""
+        lane, prompt, frame = self._pictures.pop(seq)
+        prompt.job.fail_frame(frame, code, error)
+        self._picture_arrived(lane, prompt)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _pump(self, lane: Lane) -> None:
+        if lane.info is None:
+            return
+        self._start_ready(lane)
+        while lane.ahead < lane.info.width and (job := lane.turns.pick()) is not None:
+            if not self._decode_next(lane, job, lane.info):
+                return
+
+    def _start_ready(self, lane: Lane) -> None:
+        if lane.alone or lane.runs_alone:
+            if lane.alone and not lane.running:
+                self._start(lane, lane.alone.popleft())
+            return
+        while lane.ready and lane.credits > 0:
+            prompt = next((prompt for prompt in lane.ready if prompt.job.interactive), lane.ready[0])
+            lane.ready.remove(prompt)
+            self._start(lane, prompt)
+
+    def _start(self, lane: Lane, prompt: Prompt) -> None:
+        seq = next(self._seqs)
+        lane.running[seq] = prompt
+        prompt.mark(FrameState.RUNNING)
+        lane.engine.send(prompt.job.start_message(prompt, seq))
+
+    def _decode_next(self, lane: Lane, job: DescribeJob, info: EngineInfo) -> bool:
+        """Send the pictures of the job's next prompt to the image processes; False when the arena has no room."""
+        spec = info.image_spec
+        if spec is None:
+            self.end(job, error_line(job.id, f"The model {lane.model} takes no pictures.", "vision_unsupported"))
+            return True
+        offsets = self._arena.take_many(job.frames_per_prompt, spec.max_bytes)
+        if offsets is None:
+            if self._arena.taken:
+                return False  # ranges come back as frames end
+            message = (
+                f"{job.frames_per_prompt} pictures of this model do not fit into memory at once: lower `batchSize`."
+            )
+            self.end(job, error_line(job.id, message, "invalid_params"))
+            return True
+        prompt = job.next_prompt()
+        for offset in offsets[len(prompt.frames) :]:
+            self._arena.give_back(offset)
+        lane.decoding.add(prompt)
+        prompt.mark(FrameState.DECODING)
+        for frame, offset in zip(prompt.frames, offsets, strict=False):
+            seq = next(self._seqs)
+            frame.offset = offset
+            self._pictures[seq] = (lane, prompt, frame)
+            self._images.prepare(seq, frame.ref.image_path, offset, spec)
+        return True
+
+    def _picture_arrived(self, lane: Lane, prompt: Prompt) -> None:
+        if any(frame.state is FrameState.DECODING for frame in prompt.frames):
+            return
+        lane.decoding.discard(prompt)
+        if prompt.job.ended or not prompt.described:
+            self._leave(lane, prompt)
+        else:
+            lane.ready.append(prompt)
+        self._pump(lane)
+
+    def _give_up(self, lane: Lane, prompt: Prompt, code: str, error: str) -> None:
+        prompt.job.fail_prompt(prompt, code, error)
+        self._leave(lane, prompt)
+
+    def _leave(self, lane: Lane, prompt: Prompt) -> None:
+        """Count and free the done frames of `prompt`, and forget its job with its last frame."""
+        for frame in prompt.frames:
+            if frame.state is FrameState.DONE:
+                self.frames_done += not frame.failed
+                self.frames_failed += frame.failed
+        self._release(prompt)
+        if prompt.job.ended:
+            lane.turns.discard(prompt.job)
+
+    def _release(self, prompt: Prompt) -> None:
+        for frame in prompt.frames:
+            if frame.offset is not None and (prompt.job.ended or frame.state is FrameState.DONE):
+                self._arena.give_back(frame.offset)
+                frame.offset = None
+
+    def _clear(self, job: DescribeJob) -> None:
+        for lane in self._lanes.values():
+            lane.turns.discard(job)
+            for queue in (lane.ready, lane.alone):
+                for prompt in [prompt for prompt in queue if prompt.job is job]:
+                    queue.remove(prompt)
+                    self._release(prompt)
+            for seq, prompt in lane.running.items():
+                if prompt.job is job:
+                    lane.engine.send(Remove(seq=seq))
+            self._pump(lane)
