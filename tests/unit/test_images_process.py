@@ -1,0 +1,179 @@
+"""The image process over a real socketpair and a real arena: pictures arrive, failures answer, EOF ends it."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+
+from vlmd_bridge.images.decode import decode_picture
+from vlmd_bridge.workers.arena import Arena, map_arena
+from vlmd_bridge.workers.messages import (
+    Close,
+    ConfigureImages,
+    FromImages,
+    ImageSpec,
+    ImagesReady,
+    Message,
+    MessageBuffer,
+    PictureFailed,
+    Prepare,
+    Prepared,
+    encode_message,
+)
+
+SPEC = ImageSpec(factor=32, min_pixels=4096, max_pixels=40960, max_aspect_ratio=200)
+CONFIG = ConfigureImages(max_source_pixels=50_000_000, max_source_bytes=50_000_000, memory_limit_bytes=1 << 30)
+
+
+class ImageProcess:
+    """A running image process and the daemon's end of its link."""
+
+    def __init__(self, config: ConfigureImages) -> None:
+        self.arena = Arena()
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "vlmd_bridge.images.process"]
+        command += ["--link-fd", str(theirs.fileno()), "--arena-fd", str(self.arena.fd)]
+        self.process = subprocess.Popen(command, pass_fds=(theirs.fileno(), self.arena.fd), stdout=subprocess.PIPE)
+        theirs.close()
+        self.socket = ours
+        ours.settimeout(20)
+        self.answers = self._receive()
+        self.send(config)
+        ready = next(self.answers)
+        assert isinstance(ready, ImagesReady)
+        self.ready = ready
+
+    def send(self, *messages: Message) -> None:
+        self.socket.sendall(b"".join(map(encode_message, messages)))
+
+    def _receive(self) -> Iterator[FromImages]:
+        buffer, decoder = MessageBuffer(), msgspec.msgpack.Decoder[FromImages](FromImages)
+        while data := self.socket.recv(65536):
+            yield from map(decoder.decode, buffer.feed(data))
+
+    def ask(self, path: Path | str, spec: ImageSpec = SPEC, offset: int = 0, seq: int = 1) -> Message:
+        self.send(Prepare(seq=seq, path=str(path), offset=offset, spec=spec))
+        return next(self.answers)
+
+    def hang_up(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        with suppress(OSError):
+            self.hang_up()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.socket.close()
+        self.arena.close()
+
+
+@contextmanager
+def image_process(config: ConfigureImages = CONFIG) -> Iterator[ImageProcess]:
+    running = ImageProcess(config)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "frame.png"
+    Image.effect_mandelbrot((640, 400), (-2, -1, 1, 1), 50).convert("RGB").save(path)
+    return path
+
+
+def test_pixels_in_the_arena_equal_the_direct_decode(picture: Path) -> None:
+    data = picture.read_bytes()
+    direct = decode_picture(data, SPEC, name="frame", max_source_pixels=CONFIG.max_source_pixels)
+    with image_process() as images:
+        assert images.ready.pid == images.process.pid
+        images.arena.take(SPEC.max_bytes)
+        offset = images.arena.take(SPEC.max_bytes)
+        answer = images.ask(picture, offset=offset, seq=7)
+        assert isinstance(answer, Prepared)
+        assert (answer.seq, answer.width, answer.height) == (7, direct.width, direct.height)
+        assert (answer.source_width, answer.source_height) == (640, 400)
+        assert answer.digest == hashlib.blake2b(data, digest_size=16).digest()
+        assert 0 < answer.prepare_s < 10
+        with map_arena(images.arena.fd, writable=False) as arena:
+            assert arena[offset : offset + len(direct.pixels)] == direct.pixels
+            assert not any(arena[:offset])
+
+
+def test_answers_come_in_order_and_a_failure_costs_one_picture(picture: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    paths = [picture, tmp_path / "missing.png", picture, "/dev/zero", tmp_path / "fifo", picture]
+    with image_process() as images:
+        images.send(*(Prepare(seq=i, path=str(p), offset=0, spec=SPEC) for i, p in enumerate(paths)))
+        answers = [next(images.answers) for _ in paths]
+        codes = [answer.code if isinstance(answer, PictureFailed) else None for answer in answers]
+        assert codes == [None, "image_not_found", None, "image_not_a_file", "image_not_a_file", None]
+        assert [answer.seq for answer in answers if not isinstance(answer, ImagesReady)] == list(range(len(paths)))
+
+
+@pytest.mark.parametrize("ending", ["eof", "close"])
+def test_it_ends_with_status_0_and_a_silent_stdout(ending: str, picture: Path) -> None:
+    with image_process() as images:
+        images.ask(picture)
+        if ending == "close":
+            images.send(Close())
+        else:
+            images.hang_up()
+        assert images.process.wait(10) == 0
+        assert images.process.stdout is not None
+        assert images.process.stdout.read() == b""
+
+
+def test_eof_before_the_configuration_ends_it() -> None:
+    ours, theirs = socket.socketpair()
+    arena = Arena()
+    command = [sys.executable, "-m", "vlmd_bridge.images.process"]
+    command += ["--link-fd", str(theirs.fileno()), "--arena-fd", str(arena.fd)]
+    with subprocess.Popen(command, pass_fds=(theirs.fileno(), arena.fd)) as process:
+        theirs.close()
+        ours.close()
+        assert process.wait(20) == 0
+    arena.close()
+
+
+def test_ctrl_c_is_left_to_the_daemon(picture: Path) -> None:
+    with image_process() as images:
+        images.process.send_signal(signal.SIGINT)
+        assert isinstance(images.ask(picture), Prepared)
+
+
+def test_a_range_outside_the_arena_ends_the_process(picture: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with image_process() as images:
+        images.send(Prepare(seq=1, path=str(picture), offset=images.arena.size_bytes - 10, spec=SPEC))
+        assert images.process.wait(10) == 1
+    assert "are not in the arena" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a limit that the arena does not count against")
+def test_too_little_memory_fails_the_picture_and_the_process_lives_on(picture: Path, tmp_path: Path) -> None:
+    # 16 MP of transparent palette: 16 MB as palette, 64 MB with alpha, 64 MB flattened; the pixel cap that follows
+    # from the limit still lets it pass, what the interpreter already holds does not.
+    big = tmp_path / "big.png"
+    Image.new("P", (4000, 4000)).save(big, transparency=0)
+    limit = 4000 * 4000 * 12
+    config = ConfigureImages(max_source_pixels=1 << 40, max_source_bytes=1 << 30, memory_limit_bytes=limit)
+    with image_process(config) as images:
+        for _ in range(3):
+            answer = images.ask(big)
+            assert isinstance(answer, Prepared | PictureFailed)
+            print(answer)
+            assert isinstance(images.ask(picture), Prepared)
