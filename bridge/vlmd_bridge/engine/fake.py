@@ -1,0 +1,226 @@
+"""A deterministic backend without a model: same process, same messages, and fault points. For tests, ours and users'.
+
+Its record derives from the pixels of the sequence's pictures, so that a test can tell whether the right frame got the
+right words. Options come in `ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import mmap
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from vlmd_bridge.engine.backend import Event, LoadError, ReportLoading, SequenceError, Usage
+from vlmd_bridge.engine.fake_answer import answer, picture_digest
+from vlmd_bridge.workers.messages import ConfigureEngine, EngineInfo, Failed, Finished, ImageSpec, Picture, Start
+
+_FAULTS = ("", "load", "crash", "hang", "raise", "fail")
+
+
+class FakeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the fake does.
+
+    An answer takes about `tokens` tokens a frame, a little more or less by its content, so that rows end at different
+    steps. `fault` strikes at step `fault_step` (from 1) or when the picture with `fault_digest` (8 hex digits, as in
+    its description) is prefilled: ``crash`` ends the process, ``hang`` never returns, ``raise`` fails the step and with
+    it every running sequence, ``fail`` (by digest only) fails that sequence alone. ``load`` fails the load.
+    """
+
+    load_s: float = 0.0
+    step_ms: float = 0.0
+    width: int = 8
+    tokens: int = 24
+    factor: int = 32
+    min_pixels: int = 4096
+    max_pixels: int = 262144
+    context: int = 32768
+    fault: str = ""
+    fault_step: int = 0
+    fault_digest: str = ""
+
+
+def parse_fake_options(text: str) -> FakeOptions:
+    """Return the options in `text`: ``name=value`` joined by commas.
+
+    Raises:
+        ValueError: an option is unknown or its value is not of its type.
+    """
+    values = {}
+    for pair in filter(None, text.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals or name not in FakeOptions.__struct_fields__:
+            known = ", ".join(FakeOptions.__struct_fields__)
+            raise ValueError(f"{pair!r} is no option of the fake backend; it knows {known} (name=value)")
+        values[name] = value
+    options = msgspec.convert(values, FakeOptions, strict=False)
+    if options.fault not in _FAULTS:
+        raise ValueError(f"fault={options.fault} is not one of {', '.join(filter(None, _FAULTS))}")
+    return options
+
+
+@dataclass(slots=True)
+class _Row:
+    start: Start
+    pieces: list[str]
+    done: int = 0
+
+
+class FakeBackend:
+    """See `Backend`. A step prefills one waiting row and gives every running row one token."""
+
+    def __init__(self, info: EngineInfo, options: FakeOptions, arena: mmap.mmap) -> None:
+        self.info = info
+        self._options = options
+        self._arena = arena
+        self._waiting: list[Start] = []
+        self._rows: list[_Row] = []
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+
+    @classmethod
+    def load(cls, configure: ConfigureEngine, arena: mmap.mmap, report: ReportLoading) -> FakeBackend:
+        """Read the options and take `load_s` seconds, reporting what a real load reports.
+
+        Raises:
+            LoadError: the options are wrong, or ask for it.
+        """
+        began_s = time.monotonic()
+        try:
+            options = parse_fake_options(configure.path)
+        except (ValueError, msgspec.ValidationError) as error:
+            raise LoadError("model_invalid", f"fake backend: {error}") from None
+        for fraction, stage in enumerate(("importing", "weights", "warming")):
+            report(stage, fraction / 3)
+            time.sleep(options.load_s / 3)
+        if options.fault == "load":
+            raise LoadError("model_invalid", "fake backend: asked to fail its load")
+        info = EngineInfo(
+            name=configure.name,
+            path=configure.path,
+            backend="fake",
+            model_type="fake",
+            width=configure.width or options.width,
+            context_tokens=options.context,
+            weight_bytes=0,
+            dtype="none",
+            device="none",
+            blas="none",
+            threads=configure.threads or 1,
+            load_s=time.monotonic() - began_s,
+            versions={"python": platform.python_version()},
+            image_spec=ImageSpec(
+                factor=options.factor,
+                min_pixels=options.min_pixels,
+                max_pixels=options.max_pixels,
+                max_aspect_ratio=200.0,
+            ),
+        )
+        return cls(info, options, arena)
+
+    def start(self, start: Start) -> None:
+        """Queue `start`."""
+        self._waiting.append(start)
+
+    def step(self) -> Sequence[Event]:
+        """Prefill one waiting row, then give every row its next token."""
+        self._steps += 1
+        if self._options.step_ms:
+            time.sleep(self._options.step_ms / 1000)
+        if self._steps == self._options.fault_step:
+            self._strike()
+        events: list[Event] = []
+        if self._waiting and len(self._rows) < self.info.width:
+            start = self._waiting.pop(0)
+            try:
+                self._rows.append(self._prefill(start))
+            except SequenceError as error:
+                events.append(Failed(seq=start.seq, code=error.code, error=str(error)))
+        for row in self._rows[:]:
+            row.done += 1
+            self._completion_tokens += 1
+            if row.done == len(row.pieces) or row.done >= row.start.max_tokens:
+                self._rows.remove(row)
+                events.append(_finished(row))
+        return events
+
+    def remove(self, seq: int) -> None:
+        """Drop `seq`."""
+        self._waiting = [start for start in self._waiting if start.seq != seq]
+        self._rows = [row for row in self._rows if row.start.seq != seq]
+
+    def usage(self) -> Usage:
+        """Return the token counters; the fake holds no memory."""
+        return Usage(prompt_tokens=self._prompt_tokens, completion_tokens=self._completion_tokens)
+
+    def idle(self) -> None:
+        """Nothing to give back."""
+
+    def reset(self) -> None:
+        """Drop every sequence."""
+        self._waiting.clear()
+        self._rows.clear()
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _prefill(self, start: Start) -> _Row:
+        digests = [picture_digest(self._arena, part) for part in start.parts if isinstance(part, Picture)]
+        if self._options.fault_digest and self._options.fault_digest in digests:
+            self._strike()
+        text = answer(start, digests)
+        prompt_tokens = _prompt_tokens(start)
+        if prompt_tokens >= self._options.context:
+            raise SequenceError(
+                "context_length_exceeded",
+                f"the prompt has {prompt_tokens} tokens; the context of {self.info.name} is {self._options.context}",
+            )
+        self._prompt_tokens += prompt_tokens
+        frames = max(1, text.count("\n") + 1)
+        wobble = hashlib.blake2b(text.encode()).digest()[0] % (self._options.tokens // 4 + 1)
+        return _Row(start, _split(text, max(1, self._options.tokens * frames - wobble)))
+
+    def _strike(self) -> None:
+        if self._options.fault == "crash":
+            os._exit(70)
+        if self._options.fault == "hang":
+            while True:
+                time.sleep(60)
+        if self._options.fault == "raise":
+            raise RuntimeError("fake backend: asked to fail this step")
+        if self._options.fault == "fail":
+            raise SequenceError("worker_error", "fake backend: asked to fail this sequence")
+
+
+def _prompt_tokens(start: Start) -> int:
+    # A token stands for four characters or 32 x 32 pixels, about what Qwen-VL makes of them.
+    return sum(
+        part.width * part.height // 1024 if isinstance(part, Picture) else -(-len(part.text) // 4)
+        for part in start.parts
+    )
+
+
+def _split(text: str, count: int) -> list[str]:
+    """Cut `text` into `count` pieces of nearly equal length (fewer when it is short)."""
+    count = min(count, max(1, len(text)))
+    bounds = [len(text) * i // count for i in range(count + 1)]
+    return [text[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _finished(row: _Row) -> Finished:
+    return Finished(
+        seq=row.start.seq,
+        text="".join(row.pieces[: row.done]),
+        finish_reason="stop" if row.done == len(row.pieces) else "length",
+        prompt_tokens=_prompt_tokens(row.start),
+        completion_tokens=row.done,
+        prefill_s=0.0,
+        decode_s=0.0,
+    )

@@ -1,0 +1,131 @@
+"""What the fake backend answers: a pure function of the prompt and the pixels of its pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from vlmd_bridge.engine.backend import SequenceError
+from vlmd_bridge.record import Record, format_interleaved, format_record
+from vlmd_bridge.workers.messages import (
+    Constraint,
+    Picture,
+    RecordConstraint,
+    RegexConstraint,
+    SchemaConstraint,
+    Start,
+    Text,
+)
+
+ACTIVITIES = ("coding", "reading", "writing", "debugging", "chatting", "browsing", "reviewing", "designing")
+APPS = ("VS Code", "Terminal", "Chrome", "Slack", "Figma", "Excel", "Zoom", "Keynote")
+TOPICS = ("source code", "shell", "documentation", "planning", "layout", "budget", "meeting", "slides")
+
+_PLAIN_ANSWERS = ("yes", "no", "true", "false", "ok", "a", "A", "abc", "0", "1", "7", "42", "2024-01-01", "a-1", "")
+_MAX_SCHEMA_DEPTH = 16
+
+
+def picture_digest(arena: mmap.mmap, picture: Picture) -> str:
+    """Return the first 8 hex digits of the BLAKE2b of the picture's RGB bytes."""
+    return pixels_digest(arena[picture.offset : picture.offset + picture.width * picture.height * 3])
+
+
+def pixels_digest(pixels: bytes) -> str:
+    """Return the 8 hex digits by which the fake names a picture with these RGB bytes."""
+    return hashlib.blake2b(pixels, digest_size=4).hexdigest()
+
+
+def picture_record(digest: str, width: int, height: int) -> Record:
+    """Return the record of the picture with `digest` that reached the engine with this size."""
+    a, b, c, d = bytes.fromhex(digest)
+    apps = (APPS[b % 8],) if b < 128 else (APPS[b % 8], APPS[(b + 3) % 8])
+    topics = (TOPICS[c % 8],) if d < 128 else (TOPICS[c % 8], TOPICS[(c + 5) % 8])
+    return Record(
+        description=f"Picture {digest} {width}x{height}", activity=ACTIVITIES[a % 8], apps=apps, topics=topics
+    )
+
+
+def answer(start: Start, digests: Sequence[str]) -> str:
+    """Return the whole answer to `start`; `digests` are those of its pictures, in order.
+
+    Raises:
+        SequenceError: the constraint is wrong, or beyond a fake.
+    """
+    pictures = [part for part in start.parts if isinstance(part, Picture)]
+    records = [picture_record(d, p.width, p.height) for d, p in zip(digests, pictures, strict=True)]
+    if start.constraint is not None:
+        return _constrained(start.constraint, records)
+    if records:
+        return "; ".join(record.description for record in records)
+    text = "".join(part.text for part in start.parts if isinstance(part, Text))
+    return f"Echo of {len(text)} characters: {text[:200]}"
+
+
+def _constrained(constraint: Constraint, records: list[Record]) -> str:
+    if isinstance(constraint, RecordConstraint):
+        if len(records) < constraint.frame_count:
+            records += [Record(description="No picture", activity="unknown", apps=(), topics=())] * (
+                constraint.frame_count - len(records)
+            )
+        if constraint.labelled:
+            return format_interleaved(records[: constraint.frame_count])
+        return format_record(records[0])
+    word = records[0].description if records else "text"
+    if isinstance(constraint, SchemaConstraint):
+        try:
+            schema = msgspec.json.decode(constraint.schema)
+        except msgspec.DecodeError as error:
+            raise SequenceError("schema_invalid", f"the schema is not JSON: {error}") from None
+        return msgspec.json.encode(_instance(schema, word, 0)).decode()
+    return _matching(constraint, word)
+
+
+def _matching(constraint: RegexConstraint, word: str) -> str:
+    try:
+        pattern = re.compile(constraint.pattern)
+    except re.error as error:
+        raise SequenceError("schema_invalid", f"the pattern is no regular expression: {error}") from None
+    literals = re.split(r"[|()]", constraint.pattern)
+    for text in (word, *_PLAIN_ANSWERS, *literals):
+        if pattern.fullmatch(text):
+            return text
+    raise SequenceError("schema_invalid", f"the fake backend knows no text that matches {constraint.pattern!r}")
+
+
+def _instance(schema: Any, word: str, depth: int) -> object:
+    """Return a small value that validates against the plain parts of JSON Schema."""
+    if depth > _MAX_SCHEMA_DEPTH or not isinstance(schema, (dict, bool)) or schema is False:
+        raise SequenceError("schema_invalid", "the fake backend cannot fill this schema")
+    if schema is True:
+        return word
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for combined in ("anyOf", "oneOf"):
+        if schema.get(combined):
+            return _instance(schema[combined][0], word, depth + 1)
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    if isinstance(kind, list):
+        kind = kind[0]
+    if kind == "object":
+        return {name: _instance(value, word, depth + 1) for name, value in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_instance(schema.get("items", True), word, depth + 1)] * max(1, schema.get("minItems", 0))
+    if kind == "string" and "pattern" in schema:
+        return _matching(RegexConstraint(pattern=schema["pattern"]), word)
+    plain: dict[str, object] = {
+        "string": word[: schema.get("maxLength", len(word))].ljust(schema.get("minLength", 0), "."),
+        "integer": schema.get("minimum", 0),
+        "number": schema.get("minimum", 0),
+        "boolean": True,
+        "null": None,
+    }
+    if kind not in plain:
+        raise SequenceError("schema_invalid", f"the schema names the type {kind!r}, which JSON does not have")
+    return plain[kind]

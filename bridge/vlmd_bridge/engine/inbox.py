@@ -1,0 +1,61 @@
+"""Messages from the daemon, read by a thread of their own while the main thread steps the model."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+
+from vlmd_bridge.workers.blocking_link import BlockingLink
+from vlmd_bridge.workers.messages import Close, ToEngine
+
+# After EOF the main thread finishes its step and releases the model; a step that hangs must not leave an orphan.
+_ORPHAN_GRACE_S = 30.0
+
+
+class Inbox:
+    """The queue between the reader thread and the main thread. EOF and a broken stream read as `Close`."""
+
+    def __init__(self, link: BlockingLink[ToEngine]) -> None:
+        self._link = link
+        self._queue: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        self._loading = threading.Event()
+        # A daemon thread: it blocks in recv() when the main thread returns.
+        threading.Thread(target=self._read, name="vlmd-link", daemon=True).start()
+
+    def get(self, timeout_s: float | None = None) -> ToEngine | None:
+        """Return the next message, or None after `timeout_s` without one."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def get_nowait(self) -> ToEngine | None:
+        """Return the next message, or None when none waits."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    def set_loading(self, loading: bool) -> None:
+        """Say whether the main thread is loading: a load cannot be interrupted, so `Close` then ends the process."""
+        if loading:
+            self._loading.set()
+        else:
+            self._loading.clear()
+
+    def _read(self) -> None:
+        try:
+            for message in self._link.receive():
+                if isinstance(message, Close):
+                    break
+                self._queue.put(message)
+        except Exception as error:  # noqa: BLE001 - boundary: whatever ends the reader must end the worker
+            print(f"vlmd engine: the link is broken: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
+        if self._loading.is_set():
+            # Nothing is wired yet and nothing runs: dropping the process returns all memory.
+            os._exit(0)
+        self._queue.put(Close())
+        threading.Event().wait(_ORPHAN_GRACE_S)
+        os._exit(1)
