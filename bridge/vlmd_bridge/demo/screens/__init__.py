@@ -1,0 +1,1 @@
+"""The screens the demo frames show, one module for each family of applications."""

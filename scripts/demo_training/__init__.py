@@ -1,0 +1,1 @@
+"""How the demo model is made: frames, tokenizer, prompts, training, evaluation."""
