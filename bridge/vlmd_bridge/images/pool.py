@@ -139,7 +139,7 @@ class _Worker:
             self._busy.set()
 
     async def run(self) -> None:
-        while not self._closing:
+        while True:
             self._child = Child(
                 "vlmd_bridge.images.process",
                 arena_fd=self._arena_fd,

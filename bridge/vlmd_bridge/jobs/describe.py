@@ -55,7 +55,7 @@ class Sink(Protocol):
     def send(self, line: Line) -> None:
         """Queue a line."""
 
-    def end(self, line: Line) -> None:
+    def end(self, line: BatchLine | ErrorLine) -> None:
         """Queue the terminal line."""
 
 

@@ -19,8 +19,8 @@ from vlmd_bridge.workers.messages import (
     Failed,
     Finished,
     FromEngine,
-    Loading,
     LoadFailed,
+    Loading,
     Remove,
     Removed,
     Start,
@@ -110,7 +110,7 @@ class EngineWorker:
 
     async def run(self) -> None:
         """Keep the worker running until `close`."""
-        while not self._closing:
+        while True:
             child = self._child = Child(
                 "vlmd_bridge.engine.process", arena_fd=self._arena_fd, incoming=FromEngine, on_message=self._take
             )

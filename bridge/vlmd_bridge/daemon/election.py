@@ -1,0 +1,129 @@
+"""Who listens: one lock for life, and a socket that only its holder binds and unlinks.
+
+`flock` on ``<socket>.lock`` decides. Probing the socket and unlinking it when nobody answers leaves two listeners
+now and then; a lock that the kernel drops with its holder does not. The lock file is never deleted, since two starters
+could then hold locks on two files of the same name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from vlmd_protocol import paths
+from vlmd_protocol.errors import UnsafeSocketError
+
+# Clients that connect while the daemon is busy accepting wait here.
+_BACKLOG = 256
+
+# What an existing folder of the caller's own choice is not: it may be /tmp itself.
+_PRIVATE_UMASK = 0o177
+
+
+class LostElection(Exception):
+    """Another daemon holds the lock. `pid` is what it wrote there, 0 if unreadable."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"another daemon (pid {pid}) listens there")
+        self.pid = pid
+
+
+class Election:
+    """Holds the lock of a socket path from construction until `close`."""
+
+    def __init__(self, socket_path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            LostElection: another daemon has it.
+            UnsafeSocketError: the path is too long, or its folder is not ours alone.
+        """
+        self.path = socket_path
+        paths.check_length(socket_path)
+        if socket_path.parent == paths.socket_folder():
+            paths.ensure_folder(socket_path.parent)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._fd = os.open(paths.lock_path(socket_path), flags, 0o600)
+        except OSError as error:
+            raise UnsafeSocketError(
+                f"Cannot open the lock {paths.lock_path(socket_path)}: {error.strerror}."
+            ) from error
+        try:
+            if os.fstat(self._fd).st_uid != os.geteuid():
+                raise UnsafeSocketError(f"The lock {paths.lock_path(socket_path)} belongs to another user.")
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 20, 0)
+            os.close(self._fd)
+            raise LostElection(int(holder) if holder.strip().isdigit() else 0) from None
+        except BaseException:
+            os.close(self._fd)
+            raise
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def bind(self) -> BoundSocket:
+        """Bind and listen at the path, replacing the socket of a daemon that is gone.
+
+        Raises:
+            UnsafeSocketError: something that is no socket stands there; it is left alone.
+            OSError: the folder cannot be written.
+        """
+        try:
+            if not stat.S_ISSOCK(self.path.lstat().st_mode):
+                raise UnsafeSocketError(
+                    f"{self.path} exists and is not a socket. Remove it, or choose another path with --socket."
+                )
+            self.path.unlink()
+        except FileNotFoundError:
+            pass
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # A mode set after bind would leave a moment in which others may connect.
+            umask = os.umask(_PRIVATE_UMASK)
+            try:
+                listening.bind(os.fsencode(self.path))
+            finally:
+                os.umask(umask)
+            listening.listen(_BACKLOG)
+            listening.setblocking(False)
+        except BaseException:
+            listening.close()
+            raise
+        return BoundSocket(self.path, listening)
+
+    def close(self) -> None:
+        """Give the lock up."""
+        os.close(self._fd)
+
+
+class BoundSocket:
+    """A listening socket and the directory entry that leads to it."""
+
+    def __init__(self, path: Path, listening: socket.socket) -> None:
+        self.path = path
+        self.listening = listening
+        status = path.lstat()
+        self._identity = (status.st_dev, status.st_ino)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the path still leads here: somebody may have unlinked or replaced it."""
+        try:
+            status = self.path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def unlink(self) -> None:
+        """Remove the path if it still leads here."""
+        if self.reachable:
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.listening.close()

@@ -1,0 +1,150 @@
+"""The accept loop: own user only, rebinding when the path is taken, and an idle exit that loses nobody."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+
+import anyio
+import anyio.abc
+
+from vlmd_bridge.daemon.election import BoundSocket, Election
+from vlmd_protocol.errors import UnsafeSocketError
+
+log = logging.getLogger("vlmd.listener")
+
+# A client that found the path taken waits for us: it must come back within a second.
+_REBIND_CHECK_S = 0.4
+
+# Out of descriptors: connections stay in the backlog until some are closed.
+_NO_FDS_PAUSE_S = 0.1
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid
+
+
+class Listener:
+    """Accepts connections at the election's path and hands them to `serve`, each in its own task."""
+
+    def __init__(self, election: Election, serve: Callable[[anyio.abc.SocketStream], Awaitable[None]]) -> None:
+        self.connections = 0
+        self._election = election
+        self._serve = serve
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._bound: BoundSocket | None = None
+        self._accepting: anyio.CancelScope | None = None
+
+    def bind(self) -> None:
+        """Bind; connections wait in the backlog until `run`.
+
+        Raises:
+            UnsafeSocketError, OSError: as `Election.bind`.
+        """
+        self._bound = self._election.bind()
+
+    async def run(self) -> None:
+        """Accept until `stop`, then wait for the connections that are open."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            with anyio.CancelScope() as self._accepting:
+                async with anyio.create_task_group() as accepting:
+                    accepting.start_soon(self._accept)
+                    accepting.start_soon(self._keep_path)
+
+    def stop(self) -> None:
+        """Take no more connections and remove the path; open connections go on."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+        if self._bound is not None:
+            self._bound.unlink()
+            self._bound.close()
+            self._bound = None
+
+    def leave_if_nobody_waits(self) -> bool:
+        """Remove the path, then look into the backlog: True if nobody was there, else they are served and we stay.
+
+        After the path is gone no client can reach the backlog, so what is in it now is all there will be.
+        """
+        assert self._bound is not None
+        self._bound.unlink()
+        if self._accept_all() == 0:
+            return True
+        self._rebind()
+        return False
+
+    async def _accept(self) -> None:
+        while True:
+            assert self._bound is not None
+            listening = self._bound.listening
+            try:
+                await anyio.wait_readable(listening)
+            except (anyio.ClosedResourceError, ValueError):
+                continue  # rebound meanwhile
+            try:
+                self._accept_all()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                log.warning("cannot accept a connection: %s", error.strerror)
+                await anyio.sleep(_NO_FDS_PAUSE_S)
+
+    def _accept_all(self) -> int:
+        assert self._bound is not None
+        assert self._tasks is not None
+        accepted = 0
+        while True:
+            try:
+                peer, _ = self._bound.listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return accepted
+            if peer_uid(peer) != os.geteuid():
+                log.warning("refused a connection of another user")
+                peer.close()
+                continue
+            accepted += 1
+            self.connections += 1
+            self._tasks.start_soon(self._serve_one, peer)
+
+    async def _serve_one(self, peer: socket.socket) -> None:
+        try:
+            peer.setblocking(False)
+            async with await anyio.abc.UNIXSocketStream.from_socket(peer) as stream:
+                await self._serve(stream)
+        finally:
+            self.connections -= 1
+
+    async def _keep_path(self) -> None:
+        while True:
+            await anyio.sleep(_REBIND_CHECK_S)
+            if self._bound is not None and not self._bound.reachable:
+                log.warning("%s was taken away; binding it again", self._bound.path)
+                self._rebind()
+
+    def _rebind(self) -> None:
+        assert self._bound is not None
+        try:
+            fresh = self._election.bind()
+        except (OSError, UnsafeSocketError) as error:
+            log.error("cannot bind %s again: %s", self._bound.path, error)
+            return
+        self._bound.close()
+        self._bound = fresh
+
+
+def peer_uid(peer: socket.socket) -> int:
+    """Return the effective uid of the process at the other end.
+
+    On Linux by SO_PEERCRED. On macOS by LOCAL_PEERCRED, whose `struct xucred` begins with a version and the uid;
+    that branch cannot be run on Linux.
+    """
+    if sys.platform == "darwin":
+        # SOL_LOCAL, LOCAL_PEERCRED and the layout: sys/un.h, sys/ucred.h.
+        data = peer.getsockopt(0, 1, 76)
+        _version, uid = struct.unpack_from("=II", data)
+        return int(uid)
+    _pid, uid, _gid = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(uid)

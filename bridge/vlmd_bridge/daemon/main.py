@@ -1,0 +1,215 @@
+"""The daemon: startup → main_loop → shutdown."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import TracebackType
+
+import anyio
+import anyio.abc
+
+from vlmd_bridge.daemon.election import Election, LostElection
+from vlmd_bridge.daemon.handlers import Handlers
+from vlmd_bridge.daemon.listener import Listener
+from vlmd_bridge.daemon.ready import ReadyChannel
+from vlmd_bridge.daemon.session import Session
+from vlmd_bridge.daemon.settings import DaemonSettings
+from vlmd_bridge.daemon.watches import watch_idle, watch_owner, watch_signals
+from vlmd_bridge.images.pool import ImagePool
+from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.logs import setup_logging
+from vlmd_bridge.models.names import ModelNotUsable, ResolvedModel, resolve
+from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.engine import EngineWorker
+from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
+from vlmd_protocol.connection import error_line
+from vlmd_protocol.errors import UnsafeSocketError
+from vlmd_protocol.messages import EventLine
+
+log = logging.getLogger("vlmd.daemon")
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_MODEL = 4
+
+# The lines that end cancelled requests are small; a reader that takes none of them by then has stalled.
+_LAST_LINES_S = 1.0
+
+
+def run(settings: DaemonSettings) -> int:
+    """Serve until told to stop; return the exit status. Blocks."""
+    ready = ReadyChannel(settings.ready_fd)
+    try:
+        with Lifetime(settings, ready) as lifetime:
+            return anyio.run(lifetime.serve)
+    except LostElection as lost:
+        ready.end("running", socket=str(settings.socket_path), pid=lost.pid)
+        return EXIT_OK
+    except ModelNotUsable as error:
+        log.error("%s", error)
+        ready.end("fatal", error=str(error), code=error.code)
+        return EXIT_MODEL
+    except (UnsafeSocketError, OSError) as error:
+        code = error.code if isinstance(error, UnsafeSocketError) else "start_failed"
+        log.error("%s", error)
+        ready.end("fatal", error=str(error), code=code)
+        return EXIT_USAGE
+
+
+class Lifetime:
+    """One daemon from its election to its last unlink."""
+
+    def __init__(self, settings: DaemonSettings, ready: ReadyChannel) -> None:
+        self._settings = settings
+        self._ready = ready
+        self._exit_status = EXIT_OK
+
+    def __enter__(self) -> Lifetime:
+        settings = self._settings
+        self._log_file = setup_logging(settings.log_file, stderr=True, verbose=settings.verbose)
+        self._election = Election(settings.socket_path)
+        try:
+            self._model: ResolvedModel = resolve(settings.model)
+            self._arena = Arena()
+        except BaseException:
+            self._election.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._arena.close()
+        self._election.close()
+
+    async def serve(self) -> int:
+        """Run the daemon's life and return its exit status."""
+        self._startup()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch_signals, self.stop, _exit_now)
+                if self._settings.owned:
+                    tasks.start_soon(watch_owner, self.stop)
+                tasks.start_soon(self._images.run)
+                tasks.start_soon(self._engine.run)
+                tasks.start_soon(self._listener.run)
+                await self._main_loop()
+                await self._shutdown()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._listener.stop()
+        log.info("bye")
+        return self._exit_status
+
+    def stop(self, reason: str) -> None:
+        """End the main loop."""
+        if not self._stopping.is_set():
+            log.info("stopping: %s", reason)
+        self._stopping.set()
+
+    # --- startup ----------------------------------------------------------------------------------------------
+
+    def _startup(self) -> None:
+        settings = self._settings
+        self._stopping = anyio.Event()
+        self._images = ImagePool(
+            ConfigureImages(
+                max_source_pixels=settings.max_source_pixels,
+                max_source_bytes=settings.max_source_bytes,
+                memory_limit_bytes=settings.image_memory_bytes,
+            ),
+            arena_fd=self._arena.fd,
+            count=settings.image_processes,
+            timeout_s=settings.image_timeout_s,
+            on_prepared=lambda picture: self._scheduler.prepared(picture),
+            on_failed=lambda seq, code, error: self._scheduler.picture_failed(seq, code, error),
+        )
+        self._scheduler = Scheduler(self._arena, self._images)
+        self._handlers = Handlers(settings, self._scheduler, self._images, self._log_file, self.stop)
+        self._engine = EngineWorker(
+            ConfigureEngine(
+                backend=self._model.backend,
+                name=self._model.name,
+                path=self._model.path,
+                width=settings.batch_width,
+                threads=settings.threads,
+            ),
+            arena_fd=self._arena.fd,
+            scheduler=self._scheduler,
+            on_event=self._model_changed,
+            on_load_failed=self._model_failed,
+        )
+        self._handlers.engines[self._model.name] = self._engine
+        self._listener = Listener(self._election, self._serve_connection)
+        self._listener.bind()
+        log.info("listening at %s (pid %d), loading %s", settings.socket_path, os.getpid(), self._model.name)
+        self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
+
+    def _model_changed(self, event: EventLine) -> None:
+        self._handlers.notify(event)
+        if event.state == "loading":
+            self._ready.progress("loading", model=event.model, stage=event.stage, fraction=event.fraction)
+        elif event.state == "ready":
+            socket = str(self._settings.socket_path)
+            self._ready.end("ready", model=event.model, socket=socket, pid=os.getpid())
+
+    def _model_failed(self, code: str, error: str) -> None:
+        self._ready.end("fatal", error=error, code=code)
+        self._exit_status = EXIT_MODEL
+        self.stop("the model could not be loaded")
+
+    # --- main loop --------------------------------------------------------------------------------------------
+
+    async def _main_loop(self) -> None:
+        """Everything happens in the tasks; what is left to do here is to notice that it is time to stop."""
+        async with anyio.create_task_group() as tasks:
+            if self._settings.idle_timeout_s is not None:
+                tasks.start_soon(self._watch_idle, self._settings.idle_timeout_s)
+            await self._stopping.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _watch_idle(self, timeout_s: float) -> None:
+        await watch_idle(
+            timeout_s, busy=lambda: self._listener.connections > 0, leave=self._listener.leave_if_nobody_waits
+        )
+        self.stop("idle")
+
+    async def _serve_connection(self, stream: anyio.abc.SocketStream) -> None:
+        session = Session(stream, self._handlers)
+        self._handlers.sessions.add(session)
+        try:
+            await session.run()
+        except Exception:
+            # The named boundary of connections: a defect ends this one, not the daemon.
+            log.exception("a defect in a connection")
+        finally:
+            self._handlers.sessions.discard(session)
+
+    # --- shutdown ---------------------------------------------------------------------------------------------
+
+    async def _shutdown(self) -> None:
+        """Take nothing new, let what runs finish within the drain limit, then close the engine and the rest."""
+        with anyio.CancelScope(shield=True):
+            self._handlers.draining = True
+            self._listener.stop()
+            self._handlers.notify(EventLine(event="draining"))
+            with anyio.move_on_after(self._settings.drain_timeout_s):
+                while self._scheduler.jobs and self._engine.state != "failed":
+                    await anyio.sleep(0.02)
+            for job in self._scheduler.jobs:
+                line = error_line(job.id, "The daemon shut down before the request was finished.", "shutting_down")
+                self._scheduler.end(job, line)
+            with anyio.move_on_after(_LAST_LINES_S):
+                while any(session.unsent for session in self._handlers.sessions):
+                    await anyio.sleep(0.01)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._engine.close)
+                tasks.start_soon(self._images.close)
+
+
+def _exit_now() -> None:
+    # A second signal. Workers see the EOF of their socketpair and end by themselves.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,195 @@
+"""One connection: its reader, its one writer, and the requests that are under way on it."""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+import anyio
+import anyio.abc
+from anyio.abc import SocketAttribute
+
+from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_protocol.connection import Call, Refusal, ServerConnection, error_line
+from vlmd_protocol.messages import BatchLine, ErrorLine, EventLine, Id, Line, ResultLine
+
+log = logging.getLogger("vlmd.session")
+
+_READ_BYTES = 256 * 1024
+
+# Unsent bytes at which a reader counts as behind: its jobs admit no more frames until it has caught up.
+_HIGH_WATER_BYTES = 256 * 1024
+
+# A peer that takes no byte for so long is closed.
+_STALL_TIMEOUT_S = 30.0
+
+# One send, so that the stall deadline measures progress.
+_WRITE_BYTES = 64 * 1024
+
+# SIGKILL of a client and its half-close give the same EOF; only a full hang-up raises POLLHUP.
+_HANGUP_CHECK_S = 0.05
+
+
+class Dispatcher(Protocol):
+    """What the daemon does with a session's calls."""
+
+    def dispatch(self, session: Session, call: Call) -> None:
+        """Run a call; exactly one terminal line follows, now or later."""
+
+    def cancel(self, job: DescribeJob) -> None:
+        """End a job of a session that is gone."""
+
+    def caught_up(self) -> None:
+        """A session's reader is no longer behind."""
+
+
+class Session:
+    """State of one connection. Lines are queued without waiting; the writer task sends them."""
+
+    def __init__(self, stream: anyio.abc.SocketStream, dispatcher: Dispatcher) -> None:
+        self.jobs: dict[Id, DescribeJob] = {}
+        self.connection = ServerConnection()
+        self._stream = stream
+        self._dispatcher = dispatcher
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._released: deque[Call] = deque()
+        self._wake = anyio.Event()
+        self._idle = anyio.Event()
+        self._closing = False
+
+    async def run(self) -> None:
+        """Serve until the peer is gone or has nothing left to ask and to get."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, tasks.cancel_scope)
+                await self._read()
+                await self._finish_up()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._closing = True
+            for job in list(self.jobs.values()):
+                self._dispatcher.cancel(job)
+
+    # --- lines ------------------------------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """False while the reader is behind."""
+        return self._outbox_bytes < _HIGH_WATER_BYTES
+
+    @property
+    def unsent(self) -> bool:
+        """Whether lines wait to be sent."""
+        return bool(self._outbox)
+
+    def send(self, line: Line) -> None:
+        """Queue a line that ends no request."""
+        if self._closing:
+            return
+        data = self.connection.encode(line)
+        self._outbox.append(data)
+        self._outbox_bytes += len(data)
+        self._wake.set()
+
+    def end(self, line: ResultLine | BatchLine | ErrorLine) -> None:
+        """Queue the terminal line of a request, and run what waited for its turn."""
+        self.send(line)
+        if line.id is None:
+            return
+        self.jobs.pop(line.id, None)
+        # The writer runs them: the job that ends here is still on the scheduler's stack.
+        self._released.extend(self.connection.finish(line.id))
+        self._wake.set()
+
+    def notify(self, line: EventLine) -> None:
+        """Queue news, for a peer that said `hello`."""
+        if self.connection.negotiated:
+            self.send(line)
+
+    def cancel(self, target: Id) -> bool:
+        """End the request `target`, running or waiting; False when there is none."""
+        if self.connection.drop_waiting(target):
+            self.end(error_line(target, "The request was cancelled.", "cancelled"))
+            return True
+        job = self.jobs.get(target)
+        if job is None:
+            return False
+        self._dispatcher.cancel(job)
+        return True
+
+    # --- reader and writer ------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                data = await self._stream.receive(_READ_BYTES)
+            except anyio.EndOfStream:
+                self._take(self.connection.receive_eof())
+                return
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                self._closing = True
+                return
+            if not self._take(self.connection.receive(data)):
+                return
+
+    def _take(self, events: Iterator[Call | Refusal]) -> bool:
+        """Run calls and answer refusals; False once the stream cannot be followed any further."""
+        for event in events:
+            if isinstance(event, Refusal):
+                self.send(event.line)
+                if event.fatal:
+                    log.warning("closing a connection: %s", event.line.error)
+                    for job in list(self.jobs.values()):
+                        self._dispatcher.cancel(job)
+                    return False
+            else:
+                self._dispatcher.dispatch(self, event)
+        return True
+
+    async def _finish_up(self) -> None:
+        """After EOF: deliver what is still owed, unless the peer has hung up for good."""
+        raw: socket.socket = self._stream.extra(SocketAttribute.raw_socket)
+        while not self._closing and (self.connection.live or self._outbox):
+            if _hung_up(raw):
+                return
+            with anyio.move_on_after(_HANGUP_CHECK_S):
+                await self._idle.wait()
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                self._idle = anyio.Event()
+                while self._released:
+                    self._dispatcher.dispatch(self, self._released.popleft())
+                while self._outbox:
+                    await self._send(self._outbox[0])
+                    was_behind = not self.writable
+                    self._outbox_bytes -= len(self._outbox.popleft())
+                    if was_behind and self.writable:
+                        self._dispatcher.caught_up()
+                if not self.connection.live:
+                    self._idle.set()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            log.debug("a peer went away while it was written to")
+        except TimeoutError:
+            log.warning("closing a connection: its reader took nothing for %g s", _STALL_TIMEOUT_S)
+        self._closing = True
+        scope.cancel()
+
+    async def _send(self, data: bytes) -> None:
+        for start in range(0, len(data), _WRITE_BYTES):
+            with anyio.fail_after(_STALL_TIMEOUT_S):
+                await self._stream.send(data[start : start + _WRITE_BYTES])
+
+
+def _hung_up(raw: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(raw, 0)  # POLLHUP and POLLERR are always reported, and only on a full hang-up
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
