@@ -1,0 +1,362 @@
+"""The scheduler and its jobs as a state machine: whatever happens in whatever order, each frame is answered once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from vlmd_bridge import record
+from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.messages import (
+    EngineInfo,
+    Failed,
+    Finished,
+    ImageSpec,
+    Picture,
+    Prepared,
+    Remove,
+    Removed,
+    Start,
+    Text,
+)
+from vlmd_protocol.messages import BatchLine, DescribeParams, ErrorLine, ImageRef, Line
+
+WIDTH = 3
+SPEC = ImageSpec(factor=32, min_pixels=1024, max_pixels=4096, max_aspect_ratio=200)
+INFO = EngineInfo(
+    name="m", path="", backend="fake", model_type="fake", width=WIDTH, context_tokens=1000, weight_bytes=0,
+    dtype="none", device="none", blas="none", threads=1, load_s=0, versions={}, image_spec=SPEC,
+)  # fmt: skip
+
+
+@dataclass
+class ListSink:
+    """Keeps the lines of one request."""
+
+    lines: list[Line] = field(default_factory=list)
+    ended: bool = False
+    writable: bool = True
+
+    def send(self, line: Line) -> None:
+        assert not self.ended
+        self.lines.append(line)
+
+    def end(self, line: BatchLine | ErrorLine) -> None:
+        self.send(line)
+        self.ended = True
+
+    @property
+    def results(self) -> list[Any]:
+        return [result for line in self.lines if isinstance(line, BatchLine) for result in line.results]
+
+
+@dataclass
+class Ports:
+    """Both ports of the scheduler: keeps what it asks for."""
+
+    pictures: dict[int, tuple[str, int]] = field(default_factory=dict)
+    running: dict[int, Start] = field(default_factory=dict)
+    removals: set[int] = field(default_factory=set)
+
+    def prepare(self, seq: int, path: str, offset: int, spec: ImageSpec) -> None:
+        self.pictures[seq] = (path, offset)
+
+    def send(self, message: Start | Remove) -> None:
+        if isinstance(message, Start):
+            self.running[message.seq] = message
+        else:
+            self.removals.add(message.seq)
+
+
+class World:
+    """A scheduler with its ports, moved by hand. Each picture's pixels are its path, so answers can be checked."""
+
+    def __init__(self) -> None:
+        self.arena = Arena(1024 * 1024)
+        self.ports = Ports()
+        self.scheduler = Scheduler(self.arena, self.ports)
+        self.lane = self.scheduler.add_lane("m", self.ports)
+        self.written: dict[int, str] = {}
+
+    def job(self, paths: list[str], **params: Any) -> tuple[DescribeJob, ListSink]:
+        sink = ListSink()
+        images = [ImageRef(image_path=path) for path in paths]
+        job = DescribeJob(1, DescribeParams(images=images, **params), sink, client=id(sink))
+        self.scheduler.submit("m", job)
+        return job, sink
+
+    def picture_done(self, seq: int) -> None:
+        path, offset = self.ports.pictures.pop(seq)
+        if path.startswith("bad"):
+            self.scheduler.picture_failed(seq, "image_invalid", f"{path} is bad")
+            return
+        self.written[offset] = path
+        self.scheduler.prepared(
+            Prepared(seq=seq, width=32, height=32, source_width=1, source_height=1, digest=b"", prepare_s=0)
+        )
+
+    def answer(self, seq: int, *, cut: bool = False) -> None:
+        start = self.ports.running.pop(seq)
+        self.ports.removals.discard(seq)
+        pictures = [part for part in start.parts if isinstance(part, Picture)]
+        records = [
+            record.Record(description=self.written[picture.offset], activity="a", apps=(), topics=())
+            for picture in pictures
+        ]
+        first = start.parts[0]
+        labelled = isinstance(first, Text) and first.text.startswith("Frame 1")
+        text = record.format_interleaved(records) if labelled else record.format_record(records[0])
+        self.scheduler.finished(
+            self.lane,
+            Finished(
+                seq=seq, text=text[: len(text) // 2] if cut else text, finish_reason="length" if cut else "stop",
+                prompt_tokens=1, completion_tokens=1, prefill_s=0, decode_s=0,
+            ),
+        )  # fmt: skip
+
+    def crash(self) -> None:
+        self.ports.running.clear()
+        self.ports.removals.clear()
+        self.scheduler.engine_lost(self.lane)
+
+    def run_all(self) -> None:
+        while self.ports.pictures or self.ports.running:
+            for seq in list(self.ports.pictures):
+                self.picture_done(seq)
+            for seq in list(self.ports.running):
+                self.answer(seq)
+
+
+def test_frames_come_in_order_each_with_its_own_text() -> None:
+    world = World()
+    _, sink = world.job([f"p{i}" for i in range(10)], batch_size=4)
+    assert not world.ports.pictures
+    world.scheduler.engine_ready(world.lane, INFO)
+    world.run_all()
+    assert [result.description for result in sink.results] == [f"p{i}" for i in range(10)]
+    lines = [line for line in sink.lines if isinstance(line, BatchLine)]
+    assert [(line.batch, line.partial, line.done, line.progress.current) for line in lines] == [
+        (1, True, msgspec.UNSET, 4),
+        (2, True, msgspec.UNSET, 8),
+        (3, False, True, 10),
+    ]
+    assert (world.arena.taken, world.scheduler.frames_done, world.scheduler.frames_failed) == (0, 10, 0)
+
+
+def test_the_window_bounds_what_runs_ahead_of_a_slow_first_frame() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, sink = world.job([f"p{i}" for i in range(200)], batch_size=4)
+    slow = next(iter(world.ports.pictures))
+    for _ in range(200):
+        for seq in [seq for seq in world.ports.pictures if seq != slow]:
+            world.picture_done(seq)
+        for seq in list(world.ports.running):
+            world.answer(seq)
+    assert sink.lines == []
+    assert world.scheduler.frames_done == 63
+    world.run_all()
+    assert len(sink.results) == 200
+
+
+def test_a_reader_that_is_behind_pauses_its_job_only() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, slow = world.job([f"s{i}" for i in range(50)])
+    _, fast = world.job([f"f{i}" for i in range(50)])
+    slow.writable = False
+    world.run_all()
+    assert len(fast.results) == 50
+    assert len(slow.results) < 50
+    slow.writable = True
+    world.scheduler.pump()
+    world.run_all()
+    assert len(slow.results) == 50
+
+
+def test_interactive_goes_first_and_clients_take_turns() -> None:
+    world = World()
+    world.job([f"a{i}" for i in range(9)])
+    world.job([f"b{i}" for i in range(9)])
+    world.job(["i0", "i1"], priority="interactive")
+    world.scheduler.engine_ready(world.lane, INFO)
+    started: list[str] = []
+    while world.ports.pictures or world.ports.running:
+        for seq in list(world.ports.pictures):
+            world.picture_done(seq)
+        for seq, start in list(world.ports.running.items()):
+            (picture,) = [part for part in start.parts if isinstance(part, Picture)]
+            started.append(world.written[picture.offset])
+            world.answer(seq)
+    assert set(started[:2]) == {"i0", "i1"}
+    batch = [path[0] for path in started[2:]]
+    assert abs(batch[:10].count("a") - batch[:10].count("b")) <= 2
+
+
+def test_a_frame_cut_by_length_is_retried_once_alone_with_twice_the_budget() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, sink = world.job(["p0"], max_tokens_per_frame=200)
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    (first,) = world.ports.running.values()
+    world.answer(first.seq, cut=True)
+    (second,) = world.ports.running.values()
+    assert (first.max_tokens, second.max_tokens) == (200, 400)
+    world.answer(second.seq, cut=True)
+    (result,) = sink.results
+    assert result.code == "truncated"
+    assert result.raw_response
+    assert world.arena.taken == 0
+
+
+def test_interleaved_frames_share_a_prompt_and_a_bad_picture_leaves_it() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, sink = world.job(["p0", "bad1", "p2", "p3", "bad4"], mode="interleaved", batch_size=4)
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    (start,) = world.ports.running.values()
+    assert sum(isinstance(part, Picture) for part in start.parts) == 3
+    world.run_all()
+    assert [result.code for result in sink.results] == [None, "image_invalid", None, None, "image_invalid"]
+    assert [result.description for result in sink.results][::2] == ["p0", "p2", "(not described)"]
+
+
+def test_a_prompt_that_kills_the_engine_twice_is_given_up_and_runs_alone_meanwhile() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, sink = world.job([f"p{i}" for i in range(6)])
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    lost = len(world.ports.running)
+    assert lost > 1
+    world.crash()
+    world.scheduler.engine_ready(world.lane, INFO)
+    assert len(world.ports.running) == 1
+    world.crash()
+    world.scheduler.engine_ready(world.lane, INFO)
+    for _ in range(lost - 1):
+        assert len(world.ports.running) == 1
+        world.answer(next(iter(world.ports.running)))
+    world.run_all()
+    assert [result.code for result in sink.results].count("worker_crashed") == 1
+    assert len(sink.results) == 6
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Jobs, pictures, answers, crashes, cancels and slow readers in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.up = False
+        self.jobs: list[tuple[DescribeJob, ListSink, list[str]]] = []
+
+    @precondition(lambda self: len(self.jobs) < 6)
+    @rule(
+        count=st.integers(1, 9),
+        bad=st.sets(st.integers(0, 8)),
+        batch_size=st.integers(1, 5),
+        mode=st.sampled_from(["parallel", "interleaved"]),
+        priority=st.sampled_from(["batch", "interactive"]),
+    )
+    def submit(self, count: int, bad: set[int], batch_size: int, mode: str, priority: str) -> None:
+        number = len(self.jobs)
+        paths = [f"{'bad' if i in bad else 'p'}{number}.{i}" for i in range(count)]
+        job, sink = self.world.job(paths, batch_size=batch_size, mode=mode, priority=priority)
+        self.jobs.append((job, sink, paths))
+
+    @precondition(lambda self: not self.up)
+    @rule()
+    def ready(self) -> None:
+        self.up = True
+        self.world.scheduler.engine_ready(self.world.lane, INFO)
+
+    @precondition(lambda self: self.up)
+    @rule()
+    def crash(self) -> None:
+        self.up = False
+        self.world.crash()
+
+    @precondition(lambda self: self.world.ports.pictures)
+    @rule(data=st.data())
+    def picture(self, data: st.DataObject) -> None:
+        self.world.picture_done(data.draw(st.sampled_from(sorted(self.world.ports.pictures))))
+
+    @precondition(lambda self: self.world.ports.running)
+    @rule(data=st.data(), what=st.sampled_from(["answer", "answer", "cut", "fail"]))
+    def engine(self, data: st.DataObject, what: str) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.world.ports.running)))
+        if what == "fail":
+            del self.world.ports.running[seq]
+            self.world.ports.removals.discard(seq)
+            self.world.scheduler.failed(self.world.lane, Failed(seq=seq, code="worker_error", error="no"))
+        else:
+            self.world.answer(seq, cut=what == "cut")
+
+    @precondition(lambda self: self.world.ports.removals)
+    @rule()
+    def acknowledge(self) -> None:
+        seq = self.world.ports.removals.pop()
+        del self.world.ports.running[seq]
+        self.world.scheduler.removed(self.world.lane, Removed(seq=seq))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job, _, _ = data.draw(st.sampled_from(self.jobs))
+        if not job.ended:
+            self.world.scheduler.cancel(job)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), writable=st.booleans())
+    def reader(self, data: st.DataObject, writable: bool) -> None:
+        _, sink, _ = data.draw(st.sampled_from(self.jobs))
+        sink.writable = writable
+        self.world.scheduler.pump()
+
+    @invariant()
+    def the_engine_never_holds_more_than_its_credits(self) -> None:
+        assert len(self.world.ports.running) <= WIDTH + 2
+
+    @invariant()
+    def every_frame_is_answered_at_most_once_in_order_with_its_own_text(self) -> None:
+        for job, sink, paths in self.jobs:
+            results = sink.results
+            assert [result.index for result in results] == list(range(len(results)))
+            for result, path in zip(results, paths, strict=False):
+                assert result.image_path == path
+                if result.error is None and result.raw_response is None:
+                    assert result.description == path
+            assert sink.ended == job.ended
+
+    def teardown(self) -> None:
+        if not self.up:
+            self.world.scheduler.engine_ready(self.world.lane, INFO)
+        for _, sink, _ in self.jobs:
+            sink.writable = True
+        self.world.scheduler.pump()
+        for seq in list(self.world.ports.removals):
+            del self.world.ports.running[seq]
+            self.world.scheduler.removed(self.world.lane, Removed(seq=seq))
+        self.world.ports.removals.clear()
+        self.world.run_all()
+        for job, sink, paths in self.jobs:
+            assert job.ended
+            cancelled = isinstance(sink.lines[-1], ErrorLine)
+            assert cancelled or len(sink.results) == len(paths)
+        assert self.world.arena.taken == 0
+        assert self.world.scheduler.queue_status().jobs == 0
+        self.world.arena.close()
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
