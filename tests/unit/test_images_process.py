@@ -161,19 +161,3 @@ def test_a_range_outside_the_arena_ends_the_process(picture: Path, capfd: pytest
         images.send(Prepare(seq=1, path=str(picture), offset=images.arena.size_bytes - 10, spec=SPEC))
         assert images.process.wait(10) == 1
     assert "are not in the arena" in capfd.readouterr().err
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a limit that the arena does not count against")
-def test_too_little_memory_fails_the_picture_and_the_process_lives_on(picture: Path, tmp_path: Path) -> None:
-    # 16 MP of transparent palette: 16 MB as palette, 64 MB with alpha, 64 MB flattened; the pixel cap that follows
-    # from the limit still lets it pass, what the interpreter already holds does not.
-    big = tmp_path / "big.png"
-    Image.new("P", (4000, 4000)).save(big, transparency=0)
-    limit = 4000 * 4000 * 12
-    config = ConfigureImages(max_source_pixels=1 << 40, max_source_bytes=1 << 30, memory_limit_bytes=limit)
-    with image_process(config) as images:
-        for _ in range(3):
-            answer = images.ask(big)
-            assert isinstance(answer, Prepared | PictureFailed)
-            print(answer)
-            assert isinstance(images.ask(picture), Prepared)

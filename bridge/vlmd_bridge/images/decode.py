@@ -117,11 +117,11 @@ def decode_picture(data: bytes, spec: ImageSpec, *, name: str, max_source_pixels
 def _pillow_cap(max_pixels: int) -> Iterator[None]:
     """Make Pillow's own cap ours and its warnings silent.
 
-    Pillow warns above the cap and raises above twice the cap. The latter matters for WebP, whose decoder takes memory
-    for the whole canvas when the file is merely opened; what lies between is caught by `_check_size`.
+    Pillow warns above its cap and raises above twice its cap, so it is given half of ours. That it raises at all
+    matters for WebP, whose decoder takes memory for whole canvases when the file is merely opened.
     """
     before, ImageFile.LOAD_TRUNCATED_IMAGES = (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES), False
-    Image.MAX_IMAGE_PIXELS = max_pixels
+    Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # an odd cap is exact in `_check_size` only
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,7 +135,7 @@ def _check_size(width: int, height: int, spec: ImageSpec, name: str, max_pixels:
     if width < 1 or height < 1:
         raise PictureError("image_invalid", f"A picture without pixels ({width}x{height}): {name}")
     if width * height > max_pixels:
-        raise _too_many_pixels(name, max_pixels, f" ({width}x{height})")
+        raise _too_many_pixels(name, max_pixels, f"{width}x{height}; ")
     if max(width, height) > min(width, height) * spec.max_aspect_ratio:
         message = f"Too long and thin ({width}x{height}; at most {spec.max_aspect_ratio:g}:1): {name}. Cut it in parts."
         raise PictureError("image_aspect_ratio", message)
@@ -179,4 +179,4 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _too_many_pixels(name: str, max_pixels: int, size: str = "") -> PictureError:
-    return PictureError("image_too_large", f"More than {max_pixels} pixels{size}: {name}. Make it smaller.")
+    return PictureError("image_too_large", f"Too many pixels ({size}at most {max_pixels}): {name}. Make it smaller.")

@@ -7,9 +7,16 @@ import sys
 
 from vlmd_bridge.workers.messages import ConfigureImages
 
-# Memory at the peak of one picture, per source pixel: what the decoder holds (4, for WebP 12), the same with alpha
-# (4) and flattened (4). Measured: see tests/unit/test_images_limits.py.
-_PEAK_BYTES_PER_PIXEL = 12
+# Memory at the peak of one picture, in bytes per source pixel, beyond the source itself. Measured with 20 megapixel
+# files on Pillow 13.0 and rounded up. JPEG: CMYK and progressive 8.1 (baseline with a small target: 0.1).
+_JPEG_BYTES_PER_PIXEL = 9
+# WebP: the decoder holds two canvases, Pillow a third and its copy: 17.5 when animated.
+_WEBP_BYTES_PER_PIXEL = 18
+# The others: AVIF 4:4:4 with alpha 11.0, palette with transparency 9.0, float TIFF 9.0, RGBA 8.1.
+_OTHER_BYTES_PER_PIXEL = 12
+
+# What the interpreter and Pillow hold before the first picture: 13 to 17 MB of data, rounded up.
+_BASE_BYTES = 32 * 1024 * 1024
 
 
 def limit_memory(limit_bytes: int) -> bool:
@@ -29,6 +36,17 @@ def limit_memory(limit_bytes: int) -> bool:
     return True
 
 
-def affordable_pixels(config: ConfigureImages) -> int:
-    """Return the largest picture to decode, in pixels: the configured cap, or less if memory would not do."""
-    return min(config.max_source_pixels, config.memory_limit_bytes // _PEAK_BYTES_PER_PIXEL)
+def affordable_pixels(data: bytes, config: ConfigureImages) -> int:
+    """Return the largest picture to decode from `data`, in pixels: the configured cap, or less if memory would not do.
+
+    This is the bound where the kernel has none. Where it has one this still comes first, since several decoders
+    (WebP, AVIF, progressive JPEG) report a failed allocation as if the file were damaged.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        bytes_per_pixel = _JPEG_BYTES_PER_PIXEL
+    elif data[8:12] == b"WEBP":
+        bytes_per_pixel = _WEBP_BYTES_PER_PIXEL
+    else:
+        bytes_per_pixel = _OTHER_BYTES_PER_PIXEL
+    free = config.memory_limit_bytes - _BASE_BYTES - len(data)
+    return max(0, min(config.max_source_pixels, free // bytes_per_pixel))

@@ -30,7 +30,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         # Composing first and resizing the three channels left is faster than resizing four (5.5 ms against 7.3 at
         # 1280x800), and the edges come out the same.
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
         page = Image.new("RGB", layer.size, _BACKGROUND)
         page.paste(layer, mask=layer)
         return page

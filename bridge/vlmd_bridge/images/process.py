@@ -87,7 +87,7 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
         data = read_source(request.path, max_bytes=config.max_source_bytes)
         digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
         picture = decode_picture(
-            data, request.spec, name=shown(request.path), max_source_pixels=affordable_pixels(config)
+            data, request.spec, name=shown(request.path), max_source_pixels=affordable_pixels(data, config)
         )
     except PictureError as error:
         return PictureFailed(seq=request.seq, code=error.code, error=str(error))
