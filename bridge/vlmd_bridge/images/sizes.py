@@ -13,7 +13,8 @@ def check_spec(spec: ImageSpec) -> None:
     Raises:
         ValueError: the spec contradicts itself. It comes from an engine worker, so this is a bug, not a bad picture.
     """
-    if spec.factor < 1 or not 0 <= spec.min_pixels <= spec.max_pixels or spec.max_pixels < spec.factor**2:
+    bounds_hold = 0 <= spec.min_pixels <= spec.max_pixels >= spec.factor**2
+    if not (spec.factor >= 1 and bounds_hold and spec.max_aspect_ratio >= 1):
         raise ValueError(f"no picture can meet {spec}")
 
 
@@ -25,9 +26,9 @@ def fitted_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
     a picture may be turned before or after.
 
     Source: `smart_resize` of transformers (`models/qwen2_vl/image_processing_pil_qwen2_vl.py`, 5.23.0), which mlx-vlm
-    0.7.10 repeats as `_smart_resize_image`; equal to both wherever their result is within `max_pixels`. Beyond it
-    (a picture so thin that one row of patches is too long) the long side is cut to what fits, which is also where
-    the original ends when it is applied again and again.
+    0.7.10 repeats as `_smart_resize_image`; equal to both wherever their result is one that they would take as it
+    is. For very thin pictures it is not: one row of patches can exceed `max_pixels`, and rounding can carry the
+    result's ratio past the limit (28x5628 from 29x5615), at which they raise. Here the long side is cut to what fits.
     """
     factor, area = spec.factor, width * height
     if factor == 1:
@@ -45,14 +46,15 @@ def fitted_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
         grow = math.sqrt(spec.min_pixels / area)
         new_width = math.ceil(width * grow / factor) * factor
         new_height = math.ceil(height * grow / factor) * factor
-    return _within_max(max(factor, new_width), max(factor, new_height), spec)
+    return _cut(max(factor, new_width), max(factor, new_height), spec)
 
 
-def _within_max(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
-    """Cut the longer side until the area is within `max_pixels`: the arena's range is no larger."""
-    if width * height <= spec.max_pixels:
+def _cut(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
+    """Cut the longer side until the area is within `max_pixels` (the arena's range is no larger) and the ratio too."""
+    short, long = sorted((width, height))
+    fitting = min(spec.max_pixels // short, math.floor(short * spec.max_aspect_ratio))
+    if long <= fitting:
         return width, height
-    short = min(width, height)
     # At least one factor: rounding up to bounds that lie close together can leave both sides too long.
-    long = max(spec.factor, spec.max_pixels // short // spec.factor * spec.factor)
+    long = max(spec.factor, fitting // spec.factor * spec.factor)
     return (long, short) if width >= height else (short, long)
