@@ -23,7 +23,7 @@ def to_8_bit(image: Image.Image) -> Image.Image:
     CMYK is converted without its ICC profile; Pillow has already undone Adobe's inversion when decoding JPEG.
 
     Raises:
-        ValueError: there is no conversion from this mode (LAB), or its samples are not numbers.
+        ValueError: there is no conversion from this mode, or its samples are not finite.
     """
     if image.mode in _HIGH_BYTE:
         return _high_bytes(image)

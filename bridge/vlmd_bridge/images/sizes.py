@@ -23,7 +23,7 @@ def fitted_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
 
     Both sides are multiples of `spec.factor`, the area lies within the pixel bounds and the aspect ratio is kept as
     closely as that allows. With factor 1 a picture is only ever made smaller. Width and height are treated alike, so
-    a picture may be turned before or after.
+    a picture may be turned before or after (a square may come out lying where the bounds leave no square).
 
     Source: `smart_resize` of transformers (`models/qwen2_vl/image_processing_pil_qwen2_vl.py`, 5.23.0), which mlx-vlm
     0.7.10 repeats as `_smart_resize_image`; equal to both wherever their result is one that they would take as it
