@@ -205,6 +205,24 @@ def test_the_first_frame_of_several(file_format: str) -> None:
     assert set(colours(data)) == {RED}
 
 
+def test_a_camera_file_of_several_jpegs() -> None:
+    # MPO: what many phones and cameras call .jpg.
+    data = encoded(quarters().resize((1280, 1280)), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 64))])
+    picture = decoded(data, MODEL)
+    assert (picture.source_width, picture.width) == (1280, 192)
+    for pixel, colour in zip(corners(picture), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert near(pixel, colour)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_large_jpeg_of_every_mode(mode: str, progressive: bool) -> None:
+    data = encoded(Image.new("RGB", (1999, 1001), (90, 90, 90)).convert(mode), "JPEG", progressive=progressive)
+    picture = decoded(data, MODEL)
+    assert (picture.source_width, picture.source_height, picture.width, picture.height) == (1999, 1001, 256, 128)
+    assert all(abs(value - 90) <= 3 for value in picture.pixels)
+
+
 # Where the four quarters end up, by EXIF 2.32: the orientation says which side of the stored picture is the top.
 _TURNED = {
     1: (RED, GREEN, BLUE, WHITE),

@@ -101,7 +101,8 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
         message = f"Cannot decode {shown(request.path)}: {type(error).__name__}"
         return PictureFailed(seq=request.seq, code="image_invalid", error=message)
     else:
-        # One copy of 0.03 ms at 640x384. Neither NumPy nor the encoder's own buffer was faster than `tobytes`.
+        # Pillow keeps four bytes a pixel, so `tobytes` packs once and this copies once: 0.12 ms together at 640x384.
+        # NumPy took 0.17, Pillow's private encoder 0.09: not worth an import of NumPy or a private name.
         arena[request.offset : request.offset + len(picture.pixels)] = picture.pixels
         return Prepared(
             seq=request.seq,
