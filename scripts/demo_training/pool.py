@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from vlmd_bridge.demo import Frame, Topic, draw_frame
@@ -24,7 +26,7 @@ SEEN_HEIGHT = 160
 
 _SIZES = ((1280, 800),) * 6 + ((640, 400),) * 2 + ((1024, 640), (1440, 900))
 
-Pixels = npt.NDArray[np.uint8]
+PixelMap = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,35 +65,23 @@ class FramePool:
         self._truths: list[list[Truth]] = [[] for _ in range(renderers)]
         self._offsets = [0] * renderers
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "pixels.u8"
-        shape = (count, SEEN_HEIGHT, SEEN_WIDTH, 3)
-        mode = "r+" if path.exists() and path.stat().st_size == int(np.prod(shape)) else "w+"
-        self.pixels: np.memmap[tuple[int, ...], np.dtype[np.uint8]]
-        self.pixels = np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)
-
-    def _truths_path(self, renderer: int) -> Path:
-        return self.folder / f"truths-{renderer}-of-{self._renderers}.jsonl"
+        self.pixels = _open_pixels(folder, count)
 
     def start_rendering(self) -> list[BaseProcess]:
         """Start the renderers; each goes on where it stopped. Returns their processes."""
         context = get_context("spawn")
         processes: list[BaseProcess] = []
         for renderer in range(self._renderers):
-            process = context.Process(target=self._render, args=(renderer,), daemon=True)
+            arguments = (self.folder, self._seed, self._count, self._renderers, renderer)
+            process = context.Process(target=_render, args=arguments, daemon=True)
             process.start()
             processes.append(process)
         return processes
 
-    def _render(self, renderer: int) -> None:
-        path = self._truths_path(renderer)
-        done = len(path.read_text().splitlines()) if path.exists() else 0
-        with path.open("a") as truths:
-            for index in range(renderer + done * self._renderers, self._count, self._renderers):
-                rng = random.Random(f"{self._seed}/{index}")
-                frame = draw_frame(rng, rng.choice(_SIZES))
-                self.pixels[index] = np.asarray(see(frame.image, rng))
-                truths.write(json.dumps(_to_json(frame)) + "\n")
-                truths.flush()
+    def wait(self, count: int) -> None:
+        """Return when `count` frames are rendered."""
+        while self.ready() < count:
+            time.sleep(0.2)
 
     def ready(self) -> int:
         """Return how many frames from the first one on are rendered."""
@@ -100,7 +90,7 @@ class FramePool:
         return min(len(truths) * self._renderers for truths in self._truths)
 
     def _new_truths(self, renderer: int) -> Iterator[Truth]:
-        path = self._truths_path(renderer)
+        path = _truths_path(self.folder, self._renderers, renderer)
         if not path.exists():
             return
         with path.open("rb") as lines:
@@ -115,6 +105,30 @@ class FramePool:
     def truth(self, index: int) -> Truth:
         """Return what is true of frame `index`."""
         return self._truths[index % self._renderers][index // self._renderers]
+
+
+def _open_pixels(folder: Path, count: int) -> PixelMap:
+    path = folder / "pixels.u8"
+    shape = (count, SEEN_HEIGHT, SEEN_WIDTH, 3)
+    mode: Literal["r+", "w+"] = "r+" if path.exists() and path.stat().st_size == math.prod(shape) else "w+"
+    return np.memmap(path, dtype=np.uint8, mode=mode, shape=shape)
+
+
+def _truths_path(folder: Path, renderers: int, renderer: int) -> Path:
+    return folder / f"truths-{renderer}-of-{renderers}.jsonl"
+
+
+def _render(folder: Path, seed: int, count: int, renderers: int, renderer: int) -> None:
+    pixels = _open_pixels(folder, count)
+    path = _truths_path(folder, renderers, renderer)
+    done = len(path.read_text().splitlines()) if path.exists() else 0
+    with path.open("a") as truths:
+        for index in range(renderer + done * renderers, count, renderers):
+            rng = random.Random(f"{seed}/{index}")
+            frame = draw_frame(rng, rng.choice(_SIZES))
+            pixels[index] = np.asarray(see(frame.image, rng))
+            truths.write(json.dumps(_to_json(frame)) + "\n")
+            truths.flush()
 
 
 def _to_json(frame: Frame) -> dict[str, object]:
