@@ -49,6 +49,10 @@ class Batcher:
                 self._known[text] = ids
         return ids
 
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Return the tokens of an example's prompt."""
+        return self._encode(example.prompt)
+
     def _row(self, example: Example) -> _Row:
         encoded = self._tokenizer.encode(example.answer, add_special_tokens=False)
         weights = [1.0] * (len(encoded.ids) + 1)

@@ -2,7 +2,7 @@
 
 Three things differ in how it is computed, none in what: every picture has the same grid, so the vision tower's position
 tables are made once and its pictures are one batch; the patch convolution is a matrix product; and tokens that all
-rows begin with are run once. `verify_forward` compares it with mlx-vlm's own.
+rows begin with are run once. `tests/integration/test_demo_training.py` compares it with mlx-vlm's own.
 """
 
 from __future__ import annotations
