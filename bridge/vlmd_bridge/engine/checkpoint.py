@@ -1,0 +1,126 @@
+"""A model folder in memory: the model, its processor, and what the daemon must know of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_vlm
+from mlx.utils import tree_flatten
+
+from vlmd_bridge.engine.backend import LoadError
+from vlmd_bridge.workers.messages import ImageSpec
+
+# For processors that bring every picture to their own fixed size: what a 4K screen has, so that none is enlarged.
+_PLAIN_SPEC = ImageSpec(factor=1, min_pixels=1, max_pixels=3840 * 2160, max_aspect_ratio=200.0)
+
+# Qwen-VL's smart resize refuses what is longer than this.
+_MAX_ASPECT_RATIO = 200.0
+
+# The grids of a stream of frames are few; interleaved prompts add one for each number of frames.
+_CACHED_GRIDS = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A loaded model. `dtype` is that of the larger part of its weights, or the packed width: ``4-bit``."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    model_type: str
+    eos_token_ids: list[int]
+    context_tokens: int
+    weight_bytes: int
+    dtype: str
+    image_spec: ImageSpec
+
+
+def load_checkpoint(path: str) -> Checkpoint:
+    """Load the folder at `path`. Nothing is fetched.
+
+    Raises:
+        LoadError: mlx-vlm refuses it. What can be told without loading, `vlmd_bridge.models.probe` has told already.
+    """
+    folder = Path(path)
+    if not folder.is_dir():  # mlx_vlm.load would take it for the name of a repository
+        raise LoadError("model_not_found", f"{path} is not a folder")
+    try:
+        model, processor = mlx_vlm.load(str(folder), lazy=True)
+    except (ValueError, TypeError, KeyError, FileNotFoundError, ImportError, AttributeError, RuntimeError) as error:
+        raise LoadError("model_load_failed", f"mlx-vlm cannot load {path}: {type(error).__name__}: {error}") from error
+    if not mx.metal.is_available():
+        # bfloat16 and float16 products run at 5 GFLOP/s on the CPU, float32 at 100 and more. Scales and biases of
+        # quantized layers too: they decide the type that the products of these layers are computed in.
+        model.set_dtype(mx.float32)
+        # On the CPU a compiled function is C++ that MLX hands to the machine's compiler: seconds at the first use of
+        # each shape, an error where there is none, and no measurable gain.
+        mx.disable_compile()
+    mx.eval(model.parameters())
+    _cache_position_tables(getattr(model, "vision_tower", None))
+    tokenizer = processor.tokenizer if hasattr(processor, "tokenizer") else processor
+    text = getattr(model.config, "text_config", model.config)
+    weights = [array for _, array in tree_flatten(model.parameters())]
+    return Checkpoint(
+        model=model,
+        processor=processor,
+        tokenizer=tokenizer,
+        model_type=str(model.config.model_type),
+        eos_token_ids=list(tokenizer.stopping_criteria.eos_token_ids),
+        context_tokens=int(getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length),
+        weight_bytes=sum(array.nbytes for array in weights),
+        dtype=_dtype(model, weights),
+        image_spec=image_spec(getattr(processor, "image_processor", None)),
+    )
+
+
+def image_spec(image_processor: Any) -> ImageSpec:
+    """Return what `image_processor` wants its pictures to be, so that it need not resize them itself."""
+    patch, merge = (getattr(image_processor, name, None) for name in ("patch_size", "merge_size"))
+    if not isinstance(patch, int) or not isinstance(merge, int):
+        return _PLAIN_SPEC
+    size = getattr(image_processor, "size", None) or {}
+    min_pixels, max_pixels = (
+        getattr(image_processor, name, None) or size.get(edge)
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge"))
+    )
+    if not isinstance(min_pixels, int) or not isinstance(max_pixels, int):
+        return _PLAIN_SPEC
+    return ImageSpec(
+        factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels, max_aspect_ratio=_MAX_ASPECT_RATIO
+    )
+
+
+def _dtype(model: Any, weights: list[mx.array]) -> str:
+    bits = {module.bits for _, module in model.named_modules() if hasattr(module, "bits")}
+    if bits:
+        return f"{min(bits)}-bit"
+    sizes: dict[str, int] = {}
+    for array in weights:
+        name = str(array.dtype).removeprefix("mlx.core.")
+        sizes[name] = sizes.get(name, 0) + array.nbytes
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _cache_position_tables(tower: Any) -> None:
+    """Keep the position tables of each grid of patches, which the tower builds as Python lists on every call.
+
+    They depend on the grid alone; on the demo model they cost five times the tower's arithmetic.
+    """
+    for name in ("fast_pos_embed_interpolate", "rot_pos_emb"):
+        method = getattr(tower, name, None)
+        if callable(method):
+            setattr(tower, name, _cached_by_grid(method))
+
+
+def _cached_by_grid(method: Any) -> Any:
+    @functools.lru_cache(maxsize=_CACHED_GRIDS)
+    def table(grid: tuple[tuple[int, ...], ...]) -> mx.array:
+        array: mx.array = method(mx.array(grid))
+        mx.eval(array)
+        return array
+
+    return lambda grid_thw: table(tuple(map(tuple, grid_thw.tolist())))
