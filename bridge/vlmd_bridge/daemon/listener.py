@@ -82,7 +82,7 @@ class Listener:
             listening = self._bound.listening
             try:
                 await anyio.wait_readable(listening)
-            except (anyio.ClosedResourceError, ValueError):
+            except anyio.ClosedResourceError:
                 continue  # rebound meanwhile
             try:
                 self._accept_all()
@@ -131,6 +131,9 @@ class Listener:
         except (OSError, UnsafeSocketError) as error:
             log.error("cannot bind %s again: %s", self._bound.path, error)
             return
+        # Who reached the old socket before its path went is served; then the accept loop moves to the new one.
+        self._accept_all()
+        anyio.notify_closing(self._bound.listening)
         self._bound.close()
         self._bound = fresh
 

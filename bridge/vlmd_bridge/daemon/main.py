@@ -64,6 +64,7 @@ class Lifetime:
     def __init__(self, settings: DaemonSettings, ready: ReadyChannel) -> None:
         self._settings = settings
         self._ready = ready
+        self._drain_timeout_s = settings.drain_timeout_s
         self._exit_status = EXIT_OK
 
     def __enter__(self) -> Lifetime:
@@ -91,7 +92,7 @@ class Lifetime:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_signals, self.stop, _exit_now)
                 if self._settings.owned:
-                    tasks.start_soon(watch_owner, self.stop)
+                    tasks.start_soon(watch_owner, self._owner_gone)
                 tasks.start_soon(self._images.run)
                 tasks.start_soon(self._engine.run)
                 tasks.start_soon(self._listener.run)
@@ -108,6 +109,11 @@ class Lifetime:
         if not self._stopping.is_set():
             log.info("stopping: %s", reason)
         self._stopping.set()
+
+    def _owner_gone(self, reason: str) -> None:
+        # Whoever wanted the answers is gone with the owner.
+        self._drain_timeout_s = 0.0
+        self.stop(reason)
 
     # --- startup ----------------------------------------------------------------------------------------------
 
@@ -195,7 +201,7 @@ class Lifetime:
             self._handlers.draining = True
             self._listener.stop()
             self._handlers.notify(EventLine(event="draining"))
-            with anyio.move_on_after(self._settings.drain_timeout_s):
+            with anyio.move_on_after(self._drain_timeout_s):
                 while self._scheduler.jobs and self._engine.state != "failed":
                     await anyio.sleep(0.02)
             for job in self._scheduler.jobs:
