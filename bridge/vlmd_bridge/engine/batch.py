@@ -90,6 +90,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    @property
+    def running(self) -> int:
+        """Rows that are prefilled or decoded."""
+        return len(self._running)
+
     def close(self) -> None:
         """Drop every row and release the wired limit, which the generator holds while it exists."""
         self._waiting.clear()

@@ -1,0 +1,35 @@
+"""Tiny checkpoints, built once for a run of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny_models import TINY_VISION_MODELS, TinyModel, build_tiny_model
+from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
+
+# Here and not in a fixture: test modules import mlx when they are collected, and BLAS is chosen before that.
+forbid_downloads()
+choose_blas(1)
+
+TinyPath = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> TinyPath:
+    """Return a function from the name of a tiny model to its folder, built when first asked for."""
+    root = tmp_path_factory.mktemp("tiny")
+    built: dict[str, Path] = {}
+
+    def path(name: str) -> Path:
+        if name not in built:
+            built[name] = build_tiny_model(_named(name), root / name)
+        return built[name]
+
+    return path
+
+
+def _named(name: str) -> TinyModel:
+    return next(model for model in TINY_VISION_MODELS if model.name == name)
