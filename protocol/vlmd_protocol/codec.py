@@ -122,7 +122,7 @@ def decode_result(reply: Reply, result_type: type[_Params]) -> _Params:
         Malformed: there is none, or it is of another form.
     """
     try:
-        return msgspec.json.decode(reply.result if reply.result is not None else b"null", type=result_type)
+        return msgspec.json.decode(reply.result or b"null", type=result_type)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(_explain(error, root="result"), code="parse_error", request_id=reply.id) from None
 

@@ -268,10 +268,13 @@ Line: TypeAlias = BatchLine | ResultLine | ErrorLine | EventLine
 
 
 class Reply(Wire, frozen=True, kw_only=True, rename="camel"):
-    """Any line from the daemon, as a client first reads it: fields that a line lacks are None."""
+    """Any line from the daemon, as a client first reads it: fields that a line lacks are None, `result` is empty.
+
+    msgspec decodes no union with `Raw`: of ``Raw | None`` it takes only the null.
+    """
 
     id: Id | None = None
-    result: msgspec.Raw | None = None
+    result: msgspec.Raw = msgspec.Raw()
     batch: int | None = None
     results: list[FrameResult] | None = None
     partial: bool | None = None
