@@ -1,0 +1,108 @@
+"""The runtime of the async client, on anyio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from vlmd._runtime import Procedure
+
+_Result = TypeVar("_Result")
+
+
+class AsyncSignal:
+    """An `anyio.Event` that can be cleared."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Wake the waiter."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        self._event = anyio.Event()
+
+    async def wait(self, until_s: float | None) -> None:
+        """Return when it is set or `until_s` passes."""
+        with anyio.CancelScope(deadline=math.inf if until_s is None else until_s):
+            await self._event.wait()
+
+
+class AsyncLock:
+    """An `anyio.Lock`, made in the event loop that uses it."""
+
+    def __init__(self) -> None:
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class AsyncRuntime:
+    """Implements `Runtime` in a task group.
+
+    Background work is shielded from the cancellation of that group's host, for a daemon that is told to end must still
+    be read from; `stop` ends it.
+    """
+
+    def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
+        self._tasks = tasks
+        self._scopes: set[anyio.CancelScope] = set()
+
+    def now_s(self) -> float:
+        """Return the event loop's time."""
+        return anyio.current_time()
+
+    def signal(self) -> AsyncSignal:
+        """Return a new signal."""
+        return AsyncSignal()
+
+    def lock(self) -> AsyncLock:
+        """Return a new lock."""
+        return AsyncLock()
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the task."""
+        await anyio.sleep(seconds)
+
+    async def readable(self, fd: int) -> None:
+        """Suspend the task."""
+        await anyio.wait_readable(fd)
+
+    async def writable(self, fd: int, until_s: float) -> bool:
+        """Suspend the task."""
+        with anyio.CancelScope(deadline=until_s):
+            await anyio.wait_writable(fd)
+            return True
+        return False
+
+    def background(self, procedure: Procedure, name: str) -> None:
+        """Start a task."""
+        self._tasks.start_soon(self._run, procedure, name=f"vlmd {name}")
+
+    async def in_thread(self, function: Callable[[], _Result]) -> _Result:
+        """Run `function` in a worker thread."""
+        return await anyio.to_thread.run_sync(function)
+
+    def stop(self) -> None:
+        """Cancel what runs in the background."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _run(self, procedure: Procedure) -> None:
+        with anyio.CancelScope(shield=True) as scope:
+            self._scopes.add(scope)
+            try:
+                await procedure()
+            finally:
+                self._scopes.discard(scope)

@@ -1,0 +1,103 @@
+"""The runtime of the sync client: plain blocking waits, daemon threads for what runs in the background."""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import TypeVar
+
+from vlmd._runtime import Procedure
+
+_Result = TypeVar("_Result")
+
+
+def run(procedure: Coroutine[object, None, _Result]) -> _Result:
+    """Run a coroutine whose awaits never suspend, and return its result.
+
+    Raises:
+        RuntimeError: it suspended: it awaited something that is not of `BlockingRuntime`.
+    """
+    try:
+        procedure.send(None)
+    except StopIteration as stop:
+        result: _Result = stop.value
+        return result
+    procedure.close()
+    raise RuntimeError("A procedure of the sync client awaited an event loop.")
+
+
+class BlockingSignal:
+    """A `threading.Event` with a deadline instead of a timeout."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Wake the waiter."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Forget that it was set."""
+        self._event.clear()
+
+    async def wait(self, until_s: float | None) -> None:
+        """Block the thread until it is set or `until_s` passes."""
+        self._event.wait(None if until_s is None else max(0.0, until_s - time.monotonic()))
+
+
+class BlockingLock:
+    """A `threading.Lock` behind ``async with``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+class BlockingRuntime:
+    """Implements `Runtime` on threads."""
+
+    def now_s(self) -> float:
+        """Return `time.monotonic`."""
+        return time.monotonic()
+
+    def signal(self) -> BlockingSignal:
+        """Return a new signal."""
+        return BlockingSignal()
+
+    def lock(self) -> BlockingLock:
+        """Return a new lock."""
+        return BlockingLock()
+
+    async def sleep(self, seconds: float) -> None:
+        """Block the thread."""
+        time.sleep(seconds)  # noqa: ASYNC251 - there is no event loop to block
+
+    async def readable(self, fd: int) -> None:
+        """Block the thread in `poll`."""
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll()
+
+    async def writable(self, fd: int, until_s: float) -> bool:
+        """Block the thread in `poll`."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        return bool(poll.poll(max(0.0, until_s - time.monotonic()) * 1000))
+
+    def background(self, procedure: Procedure, name: str) -> None:
+        """Start a daemon thread: an idle client does not keep the interpreter alive."""
+        threading.Thread(target=lambda: run(procedure()), name=f"vlmd {name}", daemon=True).start()
+
+    async def in_thread(self, function: Callable[[], _Result]) -> _Result:
+        """Call it here."""
+        return function()

@@ -1,0 +1,201 @@
+"""Runs a `DescribeJob`: takes frames, asks, listens, and goes on after a loss. For both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vlmd._core import ClientCore
+from vlmd._images import Source
+from vlmd._job import DescribeJob
+from vlmd._link import Box, Link
+from vlmd._results import Batch, Progress
+from vlmd._session import Batched, Broken, News, Refused
+from vlmd._timeouts import Timeouts
+from vlmd_protocol.errors import (
+    BusyError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    StartError,
+    VlmdError,
+)
+
+# How long the next request may hold up a batch that is already there, when the socket's buffer is full.
+_FLUSH_AHEAD_S = 0.1
+
+# An attached daemon is somebody else's to restart; it is looked for so often meanwhile.
+_RECONNECT_S = 0.1
+
+
+class DescribeRun:
+    """One call of `describe`."""
+
+    def __init__(
+        self,
+        core: ClientCore,
+        source: Source,
+        job: DescribeJob,
+        timeouts: Timeouts,
+        *,
+        resume: bool,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._core = core
+        self._runtime = core.runtime
+        self._source = source
+        self._job = job
+        self._timeouts = timeouts
+        self._resume = resume
+        self._on_progress = on_progress
+        self._link: Link | None = None
+        self._box = Box(core.runtime)
+        self._heard_s = 0.0
+        self._heard_batch = False
+        self._total_until_s: float | None = None
+        self._reconnect_until_s: float | None = None
+        self._over = False
+
+    async def next(self) -> Batch | None:
+        """Return the next batch, None after the last. After an error or `leave` there is none either.
+
+        Raises:
+            VlmdError: the job cannot go on; it was cancelled on the daemon.
+        """
+        if self._over:
+            return None
+        self._core.check_open()
+        try:
+            batch = await self._next()
+        except BaseException:
+            self.leave()
+            raise
+        self._over = batch is None or batch.done
+        if batch is not None and self._on_progress is not None:
+            self._on_progress(batch.progress)
+        return batch
+
+    def leave(self) -> None:
+        """End the job; what is under way is cancelled on the daemon. Neither blocks nor raises."""
+        self._over = True
+        if self._link is not None:
+            for request_id in self._job.under_way:
+                self._link.cancel(request_id)
+
+    async def _next(self) -> Batch | None:
+        job = self._job
+        self._heard_s = self._runtime.now_s()  # the caller's own time does not count
+        if self._total_until_s is None and self._timeouts.total_s is not None:
+            self._total_until_s = self._heard_s + self._timeouts.total_s
+        while True:
+            await self._pull()
+            if (link := self._core.current_link()) is not None and link is self._link and link.lost is None:
+                self._ask(link)
+                await link.flush(self._runtime.now_s() + _FLUSH_AHEAD_S)
+            if (batch := job.take()) is not None:
+                return batch
+            if job.finished:
+                return None
+            if not (job.wants_peek or job.wants_chunk(live=self._source.live)):
+                await self._listen()
+
+    async def _pull(self) -> None:
+        """Take from the caller's iterable what the job wants of it now."""
+        job, source = self._job, self._source
+        if job.wants_chunk(live=source.live):
+            job.add(await source.take(job.chunk_frames, job.batch_size))
+            if source.ended:
+                job.end_input()
+        if job.wants_peek:
+            if await source.at_end():
+                job.end_input()
+            else:
+                job.note_more()
+
+    def _ask(self, link: Link) -> None:
+        for at in self._job.unasked():
+            self._job.asked(at, link.post("describe_images", self._job.params(at), self._box))
+
+    async def _listen(self) -> None:
+        """Wait for one event of this job, on a connection that is made again if it was lost."""
+        try:
+            link = await self._core.link()
+            if link is not self._link:
+                # Whatever an earlier connection was asked for and did not deliver is asked for here.
+                self._job.unask()
+                self._box = Box(self._runtime)
+                self._link = link
+                self._heard_batch = False
+                self._heard_s = self._runtime.now_s()
+            self._ask(link)
+            until_s, phase = self._deadline()
+            await link.flush(until_s)
+            await self._receive(until_s, phase)
+        except (ConnectionLostError, ConnectError, StartError) as error:
+            await self._recover(error)
+
+    async def _receive(self, until_s: float, phase: str) -> None:
+        match await self._box.next(until_s):
+            case None:
+                raise DeadlineError(f"No frame came in time ({phase}); the job was cancelled.", phase=phase)
+            case News() as news:
+                if news.is_load_progress:
+                    self._heard_s = self._runtime.now_s()
+            case Batched() as line:
+                self._job.receive(line)
+                self._heard_s = self._runtime.now_s()
+                self._heard_batch = True
+                self._reconnect_until_s = None
+            case Refused(request_id=request_id, error=error):
+                self._job.unask(request_id)
+                await self._wait_for_room(error, until_s)
+            case Broken(error):
+                raise await self._core.explain(error)
+            case _:
+                return
+
+    async def _wait_for_room(self, error: VlmdError, until_s: float) -> None:
+        """Wait as long as a busy daemon says, if there is time.
+
+        Raises:
+            RequestError: any other refusal, or there is no time.
+        """
+        after_s = error.retry_after_s if isinstance(error, BusyError) else None
+        if after_s is None or self._runtime.now_s() + after_s > until_s:
+            raise error
+        await self._runtime.sleep(after_s)
+
+    def _deadline(self) -> tuple[float, str]:
+        """Return when to stop waiting, and the name of that deadline.
+
+        Raises:
+            DeadlineError: the whole job's time is over.
+        """
+        limit_s = self._timeouts.between_batches_s if self._heard_batch else self._timeouts.first_byte_s
+        until_s = float("inf") if limit_s is None else self._heard_s + limit_s
+        phase = "between_batches" if self._heard_batch else "first_byte"
+        if self._total_until_s is not None and self._total_until_s <= until_s:
+            if self._runtime.now_s() >= self._total_until_s:
+                raise DeadlineError("The job took too long; it was cancelled.", phase="total")
+            return self._total_until_s, "total"
+        return until_s, phase
+
+    async def _recover(self, error: ConnectionLostError | ConnectError | StartError) -> None:
+        """Wait a moment before the next connection.
+
+        Raises:
+            VlmdError: there is to be none: nothing was lost, or the daemon said why it cannot start.
+        """
+        lost_before = self._link is not None
+        self._job.unask()
+        if not (self._resume and lost_before) or (isinstance(error, StartError) and error.code != StartError("").code):
+            raise error
+        now_s = self._runtime.now_s()
+        if self._core.settings.ownership == "attached":
+            if self._reconnect_until_s is None:
+                self._reconnect_until_s = now_s + self._timeouts.connect_s
+            if now_s >= self._reconnect_until_s:
+                raise ConnectionLostError(f"The daemon went away and did not come back: {error}") from error
+            await self._runtime.sleep(_RECONNECT_S)
+        else:
+            self._core.log(f"{error} Going on with what is left.".splitlines()[0])
+            await self._runtime.sleep(self._core.connector.delay_s())
