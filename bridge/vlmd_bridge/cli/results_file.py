@@ -1,0 +1,134 @@
+"""`vlmd describe --output`: results appended as NDJSON, and an interrupted run taken up where it ended.
+
+A batch's lines go to the kernel in one write before the next batch is waited for, so that a killed process loses none
+of them; they are synced to the disk at most every `SYNC_INTERVAL_S` and at the end, which is what a power cut can cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+from vlmd_protocol.errors import shorten
+from vlmd_protocol.messages import FrameResult
+
+# A sync costs milliseconds on an SSD and tens of them on a disk; frames are cheap enough to lose five seconds of.
+SYNC_INTERVAL_S: Final = 5.0
+
+
+class ResultsFileError(Exception):
+    """The file cannot be written, or is not one that `vlmd describe --output` wrote."""
+
+
+class ResultsFile:
+    """An NDJSON file of results, open for appending and locked against a second writer. A context manager.
+
+    Attributes:
+        described: how many results without error the file held for each path when it was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, made if need be, cut off a torn last line, and read what it holds.
+
+        Raises:
+            ResultsFileError: it cannot be opened, another process writes it, or it holds something else.
+        """
+        self.path = path
+        self.described: Counter[str] = Counter()
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ResultsFileError(f"{path} cannot be opened for writing: {error.strerror}.") from None
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._synced_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            os.fsync(self._fd)
+        os.close(self._fd)
+
+    def take_described(self, path: str) -> bool:
+        """Whether the file holds a result for `path`; each result counts for one picture of that path."""
+        if self.described[path] == 0:
+            return False
+        self.described[path] -= 1
+        return True
+
+    def append(self, results: Sequence[FrameResult]) -> None:
+        """Write `results`, a line each.
+
+        Raises:
+            ResultsFileError: the disk is full, or it cannot be written for another reason.
+        """
+        data = b"".join(msgspec.json.encode(result) + b"\n" for result in results)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+            if time.monotonic() - self._synced_at >= SYNC_INTERVAL_S:
+                os.fsync(self._fd)
+                self._synced_at = time.monotonic()
+        except OSError as error:
+            raise ResultsFileError(f"{self.path} cannot be written: {error.strerror}. What it holds is kept.") from None
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResultsFileError(f"Another `vlmd describe` writes {self.path}.") from None
+        except OSError:
+            # A file system without locks, or a pipe: nothing to protect it with.
+            return
+
+    def _read(self) -> None:
+        decoder = msgspec.json.Decoder(FrameResult)
+        complete_bytes = 0
+        # A descriptor of its own: reading moves no position that appending would use.
+        with open(os.dup(self._fd), "rb") as stream:
+            if not stream.seekable():
+                return
+            stream.seek(0)
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    self._check_torn(line, number)
+                    break
+                complete_bytes += len(line)
+                if line.isspace():
+                    continue
+                try:
+                    result = decoder.decode(line)
+                except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                    raise ResultsFileError(
+                        f"{self.path}, line {number} is no result of vlmd ({shorten(str(error))}). "
+                        "Choose another file, or remove that line."
+                    ) from None
+                if result.error is None and result.code is None:
+                    self.described[result.image_path] += 1
+        if complete_bytes != os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, complete_bytes)
+
+    def _check_torn(self, line: bytes, number: int) -> None:
+        """A process that ended while it wrote leaves the beginning of a result; anything else is not ours to cut."""
+        start = b'{"index":'
+        if line[: len(start)] != start[: len(line)]:
+            raise ResultsFileError(
+                f"{self.path}, line {number} is no result of vlmd, nor the beginning of one. Choose another file."
+            )
