@@ -19,7 +19,7 @@ from vlmd_protocol.codec import (
 )
 from vlmd_protocol.messages import DescribeParams, Id, ResultLine
 
-_TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
 @given(st.lists(_TEXTS, max_size=6), st.data())
@@ -27,7 +27,7 @@ def test_lines_are_the_same_however_the_bytes_arrive(texts: list[str], data: st.
     lines = [json.dumps({"id": 1, "text": text}, ensure_ascii=False).encode() for text in texts]
     stream = b"".join(line + b"\n" for line in lines)
     decoder = LineDecoder()
-    received = []
+    received: list[bytes] = []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
         received += decoder.feed(stream[:size])

@@ -45,8 +45,11 @@ def test_a_plain_connection_lets_16_wait() -> None:
     events = list(connection.receive(b"".join(_request(i) for i in range(MAX_WAITING_PLAIN + 2))))
     assert _calls(events) == [0]
     assert _codes(events) == ["busy"]
-    assert events[-1].line.id == MAX_WAITING_PLAIN + 1
-    assert events[-1].line.data["retryAfterMs"] > 0
+    refusal = events[-1]
+    assert isinstance(refusal, Refusal)
+    assert refusal.line.id == MAX_WAITING_PLAIN + 1
+    assert isinstance(refusal.line.data, dict)
+    assert refusal.line.data["retryAfterMs"] > 0
 
 
 def test_a_negotiated_connection_runs_many_at_once() -> None:

@@ -209,11 +209,10 @@ class Handlers:
 
     def _engine(self, model: str | None) -> EngineWorker:
         """Return the engine a request asks for; never another one."""
-        if model is None:
-            engine = next(iter(self.engines.values()))
-        elif model in self.engines:
-            engine = self.engines[model]
-        else:
+        engines = self.engines.values()
+        engine = next((engine for engine in engines if model is None or model in engine.names), None)
+        if engine is None:
+            assert model is not None
             raise RequestRefused(
                 f"This daemon does not serve the model {shorten(model)!r}; it serves {', '.join(self.engines)}.",
                 "model_not_loaded",

@@ -20,7 +20,8 @@ from vlmd_bridge.daemon.watches import watch_idle, watch_owner, watch_signals
 from vlmd_bridge.images.pool import ImagePool
 from vlmd_bridge.jobs.scheduler import Scheduler
 from vlmd_bridge.logs import setup_logging
-from vlmd_bridge.models.names import ModelNotUsable, ResolvedModel, resolve
+from vlmd_bridge.models.errors import ModelError
+from vlmd_bridge.models.names import ResolvedModel, resolve_model
 from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.engine import EngineWorker
 from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
@@ -47,7 +48,7 @@ def run(settings: DaemonSettings) -> int:
     except LostElection as lost:
         ready.end("running", socket=str(settings.socket_path), pid=lost.pid)
         return EXIT_OK
-    except ModelNotUsable as error:
+    except ModelError as error:
         log.error("%s", error)
         ready.end("fatal", error=str(error), code=error.code)
         return EXIT_MODEL
@@ -72,7 +73,7 @@ class Lifetime:
         self._log_file = setup_logging(settings.log_file, stderr=True, verbose=settings.verbose)
         self._election = Election(settings.socket_path)
         try:
-            self._model: ResolvedModel = resolve(settings.model)
+            self._model: ResolvedModel = resolve_model(settings.model)
             self._arena = Arena()
         except BaseException:
             self._election.close()

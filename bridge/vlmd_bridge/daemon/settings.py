@@ -11,7 +11,7 @@ class DaemonSettings:
     """Everything the daemon needs to know, resolved from flags, environment and file.
 
     Attributes:
-        model: name or path of the model; None when none is named or configured.
+        model: name or path of the model.
         socket_path: where to listen.
         owned: end when standard input reaches EOF or the parent dies.
         ready_fd: descriptor for start-up lines, NDJSON: ``loading`` and ``bound``, then ``ready``, ``running`` or
@@ -30,7 +30,7 @@ class DaemonSettings:
         fingerprint: digest of the configuration, which tells a client whether a shared daemon is the one it wants.
     """
 
-    model: str | None
+    model: str
     socket_path: Path
     owned: bool = False
     ready_fd: int | None = None

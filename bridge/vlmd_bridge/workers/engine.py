@@ -87,6 +87,11 @@ class EngineWorker:
     # --- what the daemon asks ---------------------------------------------------------------------------------
 
     @property
+    def names(self) -> tuple[str, str]:
+        """What a request may call this model: the name it was loaded by, or its folder."""
+        return self.name, self._config.path
+
+    @property
     def retry_after_ms(self) -> int:
         """While `unavailable`: when the engine is tried again."""
         return max(0, round((self._retry_at - anyio.current_time()) * 1000))
