@@ -136,7 +136,7 @@ def test_fingerprint_changes_with_what_changes_answers(tmp_path: Path) -> None:
 def test_every_setting_is_described_and_the_daemons_defaults_agree() -> None:
     assert [key.name for key in keys()] == [field.name for field in msgspec.structs.fields(Settings)]
     assert all(key.meaning for key in keys())
-    daemon = DaemonSettings(model=None, socket_path=Path("/x"))
+    daemon = DaemonSettings(model="demo", socket_path=Path("/x"))
     for key in keys():
         if key.name not in {"socket", "python", "log_file", "idle_timeout_s"} and hasattr(daemon, key.name):
             assert getattr(daemon, key.name) == key.default, key.name

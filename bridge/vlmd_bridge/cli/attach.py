@@ -43,13 +43,8 @@ def starter(settings: config.Settings) -> list[str] | None:
 
 
 def served_name(model: str | None) -> str | None:
-    """Return the name under which a daemon that was started with `model` serves it: a folder's is shorter."""
-    from vlmd_bridge.models.names import ModelNotUsable, resolve
-
+    """Return what a request calls a model: a folder by its absolute path, the daemon's folder not being ours."""
     if model is None:
         return None
-    try:
-        return resolve(model).name
-    except ModelNotUsable:
-        # Not on this machine, or not for us: the daemon says so, with its own reason.
-        return model
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model

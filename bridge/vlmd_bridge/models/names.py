@@ -79,10 +79,7 @@ def find_model(name: str, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def hub_cache(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the Hugging Face cache, by the hub's own variables.
-
-    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
-    """
+    """Return the Hugging Face cache, by the hub's own environment variables (huggingface_hub's reference)."""
     if cache := environ.get("HF_HUB_CACHE") or environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     if home := environ.get("HF_HOME"):
