@@ -1,6 +1,6 @@
 """Continuous batching over mlx-vlm's BatchGenerator: add, step, remove.
 
-What is worked around here is measured in ENGINE.md and guarded by ``tests/engine/test_gate.py``.
+What is worked around here is measured in docs/engine.md and guarded by ``tests/engine/test_gate.py``.
 """
 
 from __future__ import annotations

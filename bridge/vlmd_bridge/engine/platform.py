@@ -18,7 +18,7 @@ import msgspec
 # Beyond this a decode step of a small batch has no work for more threads.
 _MAX_THREADS = 8
 
-# macOS keeps about this share of the recommended working set usable beside the window server (ENGINE.md).
+# macOS keeps about this share of the recommended working set usable beside the window server (docs/engine.md).
 _MEMORY_SHARE = 0.9
 
 # Enough to reuse the buffers of a decode step; without a limit MLX keeps every buffer it ever freed.

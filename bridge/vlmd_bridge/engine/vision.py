@@ -23,7 +23,7 @@ from vlmd_bridge.engine.prompt import PromptBuilder
 from vlmd_bridge.engine.sampling import RowControl
 from vlmd_bridge.workers.messages import ConfigureEngine, EngineInfo, Failed, Finished, RecordConstraint, Start
 
-# Rows of one decode step; ENGINE.md's figures are at eight.
+# Rows of one decode step; docs/engine.md's figures are at eight.
 _WIDTH = 8
 
 
