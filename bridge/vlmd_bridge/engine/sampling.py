@@ -2,7 +2,7 @@
 
 mlx-vlm's BatchGenerator has one sampler for the batch and logits processors for each row. A row's processor
 (`RowControl`) follows the row's grammar and enlists the row; the sampler (`BatchSampler`), which runs right behind the
-processors of all rows, builds one mask for the batch. Masking row by row costs 30 to 60 % of a decode step (docs/engine.md).
+processors of all rows, builds one mask for the batch. Masking row by row costs 30 to 60 % of a decode step.
 """
 
 from __future__ import annotations
