@@ -140,7 +140,7 @@ class DeadlineError(VlmdError, TimeoutError):
     """A deadline passed.
 
     Attributes:
-        phase: ``connect``, ``first_byte``, ``between_batches`` or ``total``.
+        phase: ``connect``, ``start``, ``first_byte``, ``between_batches`` or ``total``.
     """
 
     code = "deadline_exceeded"
