@@ -32,9 +32,6 @@ from vlmd_protocol.paths import check_folder, check_socket, ensure_folder, new_o
 DRAIN_S = 5.0
 TERM_S = 5.0
 
-# A daemon that lost the connection gets so long to say why on its start-up descriptor.
-_LAST_WORDS_S = 1.0
-
 # Between two looks at a shared socket whose daemon is just starting or just ending.
 _RETRY_S = 0.05
 
@@ -87,11 +84,7 @@ class Connector:
         process = self.process
         if process is None or process.startup.running or not isinstance(error, ConnectionLostError):
             return error
-        until_s = self._runtime.now_s() + _LAST_WORDS_S
-        while process.alive or not process.startup.over:
-            if self._runtime.now_s() >= until_s or process.startup.fatal is not None:
-                break
-            await self._runtime.sleep(0.01)
+        await process.last_words()
         if process.startup.fatal is not None:
             return _with_tail(process.startup.fatal, process)
         return ConnectionLostError(f"{error} The daemon (pid {process.pid}) {process.exit_status}.{process.tail()}")
@@ -136,17 +129,20 @@ class Connector:
             if path.parent == socket_folder():
                 ensure_folder(path.parent)
             process = await self._spawn(path, owned=False)
+            await self._bound(process)
             try:
-                await self._bound(process)
                 return await self._greet(path)
-            except (ConnectError, ConnectionLostError):
-                await self._runtime.sleep(_RETRY_S)
+            except (ConnectError, ConnectionLostError) as error:
+                if not process.startup.running:  # else the winner has just gone, and the next look finds another
+                    self.note_crash()
+                    raise await self.explain(error) from None
+            await self._runtime.sleep(_RETRY_S)
 
     async def _spawn(self, path: Path, *, owned: bool) -> DaemonProcess:
         if self._command is None:
             settings = self._settings
             self._command = await self._runtime.in_thread(
-                lambda: find_command(settings.command, settings.python, needs_engine=settings.model != "fake")
+                lambda: find_command(settings.command, settings.python, needs_engine=_needs_engine(settings.model))
             )
         if self._aborted:
             raise ClosedError("The client was closed.")
@@ -170,7 +166,7 @@ class Connector:
             if startup.fatal is not None:
                 raise _with_tail(startup.fatal, process)
             if startup.over:
-                await process.wait(self._runtime.now_s() + _LAST_WORDS_S)
+                await process.last_words()
                 self.note_crash()
                 raise StartError(f"The daemon {process.exit_status} before it was ready.{process.tail()}")
             if startup.lines > progress:
@@ -234,6 +230,11 @@ class Connector:
                 f"{PROTOCOL_VERSION}. Stop it with `vlmd stop`, or use another socket."
             )
         return hello
+
+
+def _needs_engine(model: str | None) -> bool:
+    """Whether a daemon for `model` needs the engine's packages; the deterministic fake does not."""
+    return model is None or model.partition(":")[0] != "fake"
 
 
 def _with_tail(error: StartError, process: DaemonProcess) -> StartError:

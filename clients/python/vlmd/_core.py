@@ -85,20 +85,25 @@ class ClientCore:
         """Return the error that a caller sees for a lost connection."""
         return error if self._closed else await self.connector.explain(error)
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child, where nothing of the client may be touched."""
+        return self._pid != os.getpid()
+
     def check_open(self) -> None:
         """Refuse use after `close` or a fork.
 
         Raises:
             ClosedError: the one or the other.
         """
-        if self._pid != os.getpid():
+        if self.forked:
             raise ClosedError("This client belongs to the parent of this process. Make a new one after the fork.")
         if self._closed:
             raise _closed_error()
 
     async def close(self) -> None:
         """End the connection, and the daemon if it is owned."""
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self.forked:
             return
         self._closed = True
         self.connector.abort()
@@ -109,7 +114,7 @@ class ClientCore:
 
     def forget(self) -> None:
         """Do the same at once, without a runtime: nobody will call `close` any more."""
-        if self._pid != os.getpid():
+        if self.forked:
             return
         self._closed = True
         if self._link is not None:
@@ -125,7 +130,7 @@ class ClientCore:
             self.connector.process.forsake()
 
     def _note_loss(self, link: Link) -> None:
-        if isinstance(link.lost, ConnectionLostError) and not self._ending:
+        if isinstance(link.lost, ConnectionLostError) and not (self._ending or link.draining):
             self.connector.note_crash()
 
     async def _call(self, method: str, result_type: type[_Result]) -> _Result:
@@ -150,7 +155,9 @@ class ClientCore:
                     case _:
                         continue
         except Malformed as error:
-            raise ProtocolError(f"The daemon's answer to {method} is of another form: {error}") from None
+            violation = ProtocolError(f"The daemon's answer to {method} is of another form: {error}")
+            link.close(violation)
+            raise violation from None
         finally:
             link.cancel(request_id)
 

@@ -9,13 +9,14 @@ from vlmd._images import Source
 from vlmd._job import DescribeJob
 from vlmd._link import Box, Link
 from vlmd._results import Batch, Progress
-from vlmd._session import Batched, Broken, News, Refused
+from vlmd._session import Batched, Broken, Event, News, Refused
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.errors import (
     BusyError,
     ConnectError,
     ConnectionLostError,
     DeadlineError,
+    ProtocolError,
     StartError,
     VlmdError,
 )
@@ -48,6 +49,7 @@ class DescribeRun:
         self._resume = resume
         self._on_progress = on_progress
         self._link: Link | None = None
+        self._connected = False
         self._box = Box(core.runtime)
         self._heard_s = 0.0
         self._heard_batch = False
@@ -77,7 +79,7 @@ class DescribeRun:
     def leave(self) -> None:
         """End the job; what is under way is cancelled on the daemon. Neither blocks nor raises."""
         self._over = True
-        if self._link is not None:
+        if self._link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
             for request_id in self._job.under_way:
                 self._link.cancel(request_id)
 
@@ -89,8 +91,7 @@ class DescribeRun:
         while True:
             await self._pull()
             if (link := self._core.current_link()) is not None and link is self._link and link.lost is None:
-                self._ask(link)
-                await link.flush(self._runtime.now_s() + _FLUSH_AHEAD_S)
+                await self._ask_ahead(link)
             if (batch := job.take()) is not None:
                 return batch
             if job.finished:
@@ -111,6 +112,14 @@ class DescribeRun:
             else:
                 job.note_more()
 
+    async def _ask_ahead(self, link: Link) -> None:
+        """Ask for the next chunk while batches of this one are still to be read."""
+        try:
+            self._ask(link)
+        except VlmdError:
+            return  # it was lost this moment: the box says so, after what came before
+        await link.flush(self._runtime.now_s() + _FLUSH_AHEAD_S)
+
     def _ask(self, link: Link) -> None:
         for at in self._job.unasked():
             self._job.asked(at, link.post("describe_images", self._job.params(at), self._box))
@@ -118,30 +127,34 @@ class DescribeRun:
     async def _listen(self) -> None:
         """Wait for one event of this job, on a connection that is made again if it was lost."""
         try:
+            if (event := self._box.poll()) is not None:  # what came before a loss is kept
+                await self._receive(event, self._deadline()[0])
+                return
             link = await self._core.link()
             if link is not self._link:
                 # Whatever an earlier connection was asked for and did not deliver is asked for here.
                 self._job.unask()
                 self._box = Box(self._runtime)
                 self._link = link
+                self._connected = True
                 self._heard_batch = False
                 self._heard_s = self._runtime.now_s()
             self._ask(link)
             until_s, phase = self._deadline()
             await link.flush(until_s)
-            await self._receive(until_s, phase)
+            if (event := await self._box.next(until_s)) is None:
+                raise DeadlineError(f"No frame came in time ({phase}); the job was cancelled.", phase=phase)
+            await self._receive(event, until_s)
         except (ConnectionLostError, ConnectError, StartError) as error:
             await self._recover(error)
 
-    async def _receive(self, until_s: float, phase: str) -> None:
-        match await self._box.next(until_s):
-            case None:
-                raise DeadlineError(f"No frame came in time ({phase}); the job was cancelled.", phase=phase)
+    async def _receive(self, event: Event, until_s: float) -> None:
+        match event:
             case News() as news:
                 if news.is_load_progress:
                     self._heard_s = self._runtime.now_s()
             case Batched() as line:
-                self._job.receive(line)
+                self._take_line(line)
                 self._heard_s = self._runtime.now_s()
                 self._heard_batch = True
                 self._reconnect_until_s = None
@@ -152,6 +165,14 @@ class DescribeRun:
                 raise await self._core.explain(error)
             case _:
                 return
+
+    def _take_line(self, line: Batched) -> None:
+        try:
+            self._job.receive(line)
+        except ProtocolError as error:
+            if self._link is not None:
+                self._link.close(error)  # a peer that mixes up frames is not talked to any further
+            raise
 
     async def _wait_for_room(self, error: VlmdError, until_s: float) -> None:
         """Wait as long as a busy daemon says, if there is time.
@@ -185,9 +206,11 @@ class DescribeRun:
         Raises:
             VlmdError: there is to be none: nothing was lost, or the daemon said why it cannot start.
         """
-        lost_before = self._link is not None
         self._job.unask()
-        if not (self._resume and lost_before) or (isinstance(error, StartError) and error.code != StartError("").code):
+        self._link = None
+        if not (self._resume and self._connected) or (
+            isinstance(error, StartError) and error.code != StartError("").code
+        ):
             raise error
         now_s = self._runtime.now_s()
         if self._core.settings.ownership == "attached":

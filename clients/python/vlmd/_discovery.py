@@ -133,7 +133,7 @@ def _why_not(words: Sequence[str], *, needs_engine: bool, environment: Mapping[s
         if (why_not := _why_no_program(interpreter)) is not None:
             return f"its interpreter {interpreter}: {why_not}"
         try:
-            missing = _probe(interpreter, wanted, environment)
+            missing = [name for name in _probe(interpreter, wanted, environment) if name in wanted]
         except (OSError, subprocess.SubprocessError) as error:
             return f"asking {interpreter} what is installed failed: {error}"
     if any(name in missing for name in _DAEMON_MODULES):

@@ -35,21 +35,32 @@ class Box:
 
     async def next(self, until_s: float | None) -> Event | None:
         """Return the next event, or None when the clock reaches `until_s`."""
-        while not self._events:
+        while (event := self.poll()) is None:
             if until_s is not None and self._runtime.now_s() >= until_s:
                 return None
             self._signal.clear()
             if not self._events:  # else it came between the two lines, from the reader's thread
                 await self._signal.wait(until_s)
-        return self._events.popleft()
+        return event
+
+    def poll(self) -> Event | None:
+        """Return the next event if there is one."""
+        return self._events.popleft() if self._events else None
 
 
 class Link:
-    """A connection. It is read in the background until it is lost; `lost` then says why."""
+    """A connection. It is read in the background until it is lost.
+
+    Attributes:
+        lost: why, once it is.
+        hello: what the daemon said of itself.
+        draining: the daemon announced its end, so that a loss is no crash.
+    """
 
     def __init__(self, runtime: Runtime, sock: socket.socket) -> None:
         self.lost: VlmdError | None = None
         self.hello: HelloResult | None = None
+        self.draining = False
         self._runtime = runtime
         self._socket = sock
         self._session = ClientSession()
@@ -182,6 +193,7 @@ class Link:
             case Broken(error):
                 self._lose(error)
             case News():
+                self.draining = self.draining or event.event == "draining"
                 for box in set(self._boxes.values()):
                     box.put(event)
             case Answered() | Refused() | Batched():

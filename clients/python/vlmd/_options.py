@@ -13,6 +13,7 @@ from vlmd._describe import DescribeRun
 from vlmd._images import ImageLike, Source
 from vlmd._job import DescribeJob
 from vlmd._results import Progress
+from vlmd._settings import model_name
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.limits import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS
 from vlmd_protocol.messages import DescribeParams, ImageRef, Mode, Priority
@@ -107,7 +108,7 @@ def start_run(
         max_tokens=max_tokens,
         max_tokens_per_frame=max_tokens_per_frame,
         mode=mode,
-        model=model,
+        model=model_name(model),
         prompt=prompt,
         schema=None if schema is None else dict(schema),
         grammar=grammar,

@@ -22,6 +22,9 @@ TAIL_LINES = 50
 # How often an end is looked for. A daemon's end has no descriptor on every platform.
 _POLL_S = 0.01
 
+# Its last line on the start-up descriptor and its exit follow the loss of the connection within moments.
+_LAST_WORDS_S = 0.5
+
 # A line of the log that is longer than this is cut: a daemon that writes no line feed fills no memory.
 _MAX_LOG_LINE_BYTES = 64 * 1024
 
@@ -104,13 +107,22 @@ class DaemonProcess:
             await self._runtime.sleep(_POLL_S)
         return True
 
+    async def last_words(self) -> None:
+        """Give a daemon that just ended, or is about to, a moment for its end and its reason to be seen."""
+        until_s = self._runtime.now_s() + _LAST_WORDS_S
+        while (self.alive or not self.startup.over) and self.startup.fatal is None:
+            if self._runtime.now_s() >= until_s:
+                return
+            await self._runtime.sleep(_POLL_S)
+
     async def stop(self, drain_s: float, term_s: float) -> None:
         """End an owned daemon: by the end of its standard input, then SIGTERM, then SIGKILL."""
         if not self.owned:
             self.detach()
             return
         self._close_stdin()
-        if await self.wait(self._runtime.now_s() + drain_s):
+        # One that was not bound yet has nothing to drain, and may not yet look at its standard input.
+        if self.startup.bound and await self.wait(self._runtime.now_s() + drain_s):
             return
         self._process.terminate()
         if await self.wait(self._runtime.now_s() + term_s):

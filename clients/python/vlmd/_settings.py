@@ -18,6 +18,9 @@ Ownership: TypeAlias = Literal["owned", "shared", "attached"]
 # A shared daemon that nobody uses gives its memory back after so long.
 SHARED_IDLE_TIMEOUT_S = 300.0
 
+# Names that a daemon resolves itself even where there is a folder of that name.
+_MODELS_THAT_ARE_NO_FOLDERS = ("demo", "fake")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -42,6 +45,14 @@ class Settings:
     timeouts: Timeouts
     resume: bool
     log: Callable[[str], None] | None
+
+
+def model_name(model: str | None) -> str | None:
+    """Return what a daemon is to call a model: a folder by its absolute path, for the daemon's folder is its own."""
+    if model is None or model.partition(":")[0] in _MODELS_THAT_ARE_NO_FOLDERS:
+        return model
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def resolve(
@@ -80,7 +91,7 @@ def resolve(
     return Settings(
         ownership="owned" if path is None else "shared" if start else "attached",
         socket=path,
-        model=model,
+        model=model_name(model),
         command=command,
         python=python,
         timeouts=timeouts or Timeouts(),
