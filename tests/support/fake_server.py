@@ -94,6 +94,7 @@ class FakeServer:
     Attributes:
         received: every request of every connection, in order.
         connections: how many there were.
+        asked_to_stop: set by `shutdown`.
     """
 
     def __init__(self, path: Path, *dialogues: Dialogue) -> None:
@@ -101,6 +102,7 @@ class FakeServer:
         self.received: list[Message] = []
         self.connections = 0
         self.closing = threading.Event()
+        self.asked_to_stop = threading.Event()
         self._dialogues = dialogues or (obedient(),)
         self._talks: list[Conversation] = []
         self._threads: list[threading.Thread] = []
@@ -289,6 +291,7 @@ def obedient(*, before_batch: Callable[[Message], None] | None = None, hello: Me
                     talk.answer(request, cancelled=True)
                 case "shutdown":
                     talk.answer(request, state="draining")
+                    talk.server.asked_to_stop.set()
                     return
                 case method:
                     talk.refuse(request, "method_not_found", f"No method {method!r}.")
