@@ -122,7 +122,13 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.settings.model == str(tmp_path / "m")
     assert found.settings.socket == "/home/u/s"
     assert found.settings.log_file == str(folder / "a/l")
-    assert config.load({"model": "org/name"}, environ={}, file=found.file).settings.model == "org/name"
+    for name in ("demo", "org/name"):
+        (tmp_path / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
+    for model, meant in (("org/name", str(tmp_path / "org/name")), ("org/other", "org/other"), ("demo", "demo")):
+        assert config.load({"model": model}, environ={}, file=found.file).settings.model == meant
+    in_file = config.load(environ={}, file=write(folder, 'model = "org/name"'))
+    assert in_file.settings.model == str(folder / "org/name")
 
 
 def test_fingerprint_changes_with_what_changes_answers(tmp_path: Path) -> None:

@@ -40,11 +40,3 @@ def starter(settings: config.Settings) -> list[str] | None:
     if settings.python is not None or os.environ.get("VLMD_COMMAND"):
         return None
     return [sys.executable, "-m", "vlmd"]
-
-
-def served_name(model: str | None) -> str | None:
-    """Return what a request calls a model: a folder by its absolute path, the daemon's folder not being ours."""
-    if model is None:
-        return None
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model

@@ -17,7 +17,7 @@ from vlmd import Client, Image
 from vlmd_bridge import config
 from vlmd_bridge.cli import exits
 from vlmd_bridge.cli.attach import starter
-from vlmd_bridge.cli.loading import wait_loaded
+from vlmd_bridge.cli.loading import LoadingWatch
 from vlmd_bridge.cli.printable import printable
 from vlmd_bridge.cli.progress import progress_view
 from vlmd_bridge.cli.report import report_error
@@ -67,18 +67,18 @@ def run(args: argparse.Namespace) -> int:
                 python=settings.python,
                 log=lambda _: None,
             ) as client,
+            LoadingWatch(Path(client.status().socket), progress) as watch,
+            client.describe(images, batch_size=settings.batch_size, max_tokens=settings.max_tokens) as batches,
         ):
-            wait_loaded(client, progress)
-            loaded = time.monotonic()
-            with client.describe(images, batch_size=settings.batch_size, max_tokens=settings.max_tokens) as batches:
-                for batch in batches:
-                    for frame in batch.results:
-                        right += _show(to_result(frame), truths[frame.index], as_json=args.json)
-                    if not args.json:
-                        print(f"      batch {batch.batch}: {batch.progress.current} of {batch.progress.total} frames")
-                    sys.stdout.flush()
-                    progress.update(batch.progress.current)
+            for batch in batches:
+                for frame in batch.results:
+                    right += _show(to_result(frame), truths[frame.index], as_json=args.json)
+                if not args.json:
+                    print(f"      batch {batch.batch}: {batch.progress.current} of {batch.progress.total} frames")
+                sys.stdout.flush()
+                progress.update(batch.progress.current)
         ended = time.monotonic()
+        loaded = watch.ready_at or started
     passed = right >= math.ceil(len(images) * _RIGHT_SHARE)
     frames_per_s = len(images) / (ended - loaded)
     if args.json:

@@ -9,25 +9,27 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vlmd import Client, Image
 from vlmd_bridge import config
 from vlmd_bridge.cli import exits
-from vlmd_bridge.cli.attach import add_socket_argument, served_name, socket_path, starter
+from vlmd_bridge.cli.attach import add_socket_argument, socket_path, starter
 from vlmd_bridge.cli.inputs import InputError, collect, timestamps
-from vlmd_bridge.cli.loading import wait_loaded
+from vlmd_bridge.cli.loading import LoadingWatch
 from vlmd_bridge.cli.printable import printable
 from vlmd_bridge.cli.progress import progress_view
 from vlmd_bridge.cli.report import report_error
 from vlmd_bridge.cli.results import to_result
 from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
-from vlmd_bridge.cli.table import Table
 from vlmd_protocol.errors import ModelError
 from vlmd_protocol.limits import MAX_SCHEMA_BYTES
 from vlmd_protocol.messages import FrameResult
+
+if TYPE_CHECKING:
+    from vlmd_bridge.cli.table import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,33 +125,37 @@ class _Job:
         return exits.SOME_FAILED if self._failed else exits.OK
 
     def _stream(self, images: Sequence[Image]) -> None:
+        # Not at the top: a bare installation has no rich, and is to be told so by `main`, not by a traceback.
+        from vlmd_bridge.cli.table import Table
+
         settings = self._settings
         table = None if self._args.json else Table(with_time=any(image.timestamp is not None for image in images))
+        path = socket_path(settings)
         with (
             progress_view(len(images)) as progress,
+            LoadingWatch(path, progress),
             Client(
                 settings.model,
-                socket=socket_path(settings),
+                socket=path,
                 command=starter(settings),
                 python=settings.python,
                 log=lambda _: None,
             ) as client,
-        ):
-            wait_loaded(client, progress)
             # Leaving the block cancels on the daemon what is under way, on Ctrl-C too.
-            with client.describe(
+            client.describe(
                 images,
                 batch_size=settings.batch_size,
                 max_tokens=settings.max_tokens,
                 mode=settings.mode,
-                model=served_name(settings.model),
+                model=settings.model,
                 prompt=self._prompt,
                 schema=self._schema,
                 grammar=not self._args.no_grammar,
-            ) as batches:
-                for batch in batches:
-                    self._take([to_result(frame) for frame in batch.results], table)
-                    progress.update(self._done)
+            ) as batches,
+        ):
+            for batch in batches:
+                self._take([to_result(frame) for frame in batch.results], table)
+                progress.update(self._done)
 
     def _take(self, results: list[FrameResult], table: Table | None) -> None:
         # The file first: what is shown as done is done.

@@ -89,11 +89,12 @@ def _pictures(folder: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror}.") from None
     base = os.path.abspath(folder)  # noqa: PTH100
-    return [
+    found = [
         os.path.join(base, name)  # noqa: PTH118 - text in, text out
         for name in names
         if Path(name).suffix.lower() in PICTURE_SUFFIXES and not name.startswith(".")
     ]
+    return [path for path in found if not Path(path).is_dir()]
 
 
 def _lines(source: Iterable[str]) -> Iterator[str]:

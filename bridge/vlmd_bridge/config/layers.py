@@ -18,6 +18,9 @@ from vlmd_protocol.errors import shorten
 # Settings that are paths: `~` is expanded, and a relative one in the file counts from the file's folder.
 _PATHS: Final = frozenset({"socket", "log_file"})
 
+# Models that are no folders, whatever folder there is.
+_MODEL_NAMES: Final = frozenset({"demo", "fake"})
+
 # What people write for a switch in an environment variable, besides the true, false, 1 and 0 that msgspec reads.
 _SWITCHES: Final = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
@@ -145,10 +148,12 @@ def _setting(key: Key, raw: object, origin: str, *, lax: bool = False, base: Pat
 def _expanded(name: str, value: str, base: Path | None) -> str:
     """Make a path absolute: a daemon has another working directory than the command that starts it.
 
-    A model is taken as a path where it is written as one (`/…`, `./…`, `../…`, `~…`); any other text, although a
-    folder of that name may exist, is a name.
+    A model is a path where it is written as one (`./…`, `../…`, `~…`, `/…`), or where a folder of that name is there;
+    otherwise it is a name.
     """
-    if name in _PATHS or (name == "model" and (value in {".", ".."} or value.startswith(("./", "../", "~", "/")))):
-        return os.path.normpath(Path.cwd() / (base or "") / Path(value).expanduser())
+    path = Path.cwd() / (base or "") / Path(value).expanduser()
+    written_as_path = value in {".", ".."} or value.startswith(("./", "../", "~", "/"))
+    if name in _PATHS or (name == "model" and (written_as_path or (value not in _MODEL_NAMES and path.is_dir()))):
+        return os.path.normpath(path)
     # `python` may be a command's name, to be found on the PATH.
     return str(Path(value).expanduser()) if name == "python" else value

@@ -1,0 +1,113 @@
+"""`--output` resumes after any end, and never damages a file that is not its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
+from vlmd_protocol.messages import FrameResult
+
+
+def result(path: str, *, code: str | None = None) -> FrameResult:
+    return FrameResult(
+        index=0,
+        timestamp=None,
+        image_path=path,
+        description="d",
+        activity="a",
+        apps=[],
+        topics=[],
+        code=code,
+        error=None if code is None else "why",
+    )
+
+
+def test_described_paths_are_known_failed_ones_are_not(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    with ResultsFile(file) as output:
+        assert not output.described
+        output.append([result("/a"), result("/b", code="image_not_found")])
+        output.append([result("/a")])
+    with ResultsFile(file) as output:
+        assert [output.take_described(path) for path in ("/a", "/a", "/a", "/b", "/c")] == [
+            True,
+            True,
+            False,
+            False,
+            False,
+        ]
+
+
+def test_torn_last_line_is_cut_off_at_every_length(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    whole = msgspec.json.encode(result("/ä")) + b"\n"
+    for kept in range(len(whole)):
+        file.write_bytes(whole + whole[:kept])
+        with ResultsFile(file) as output:
+            assert output.described["/ä"] == 1
+            output.append([result("/b")])
+        assert file.read_bytes() == whole + msgspec.json.encode(result("/b")) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"notes of mine\n", b'{"other": 1}\n', b"no line feed", b'{"id":1', b"\xff\xfe\n", b"[" * 5000 + b"\n"],
+)
+def test_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "notes"
+    file.write_bytes(content)
+    with pytest.raises(ResultsFileError, match="line 1 is no result"):
+        ResultsFile(file)
+    assert file.read_bytes() == content
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    with ResultsFile(file), pytest.raises(ResultsFileError, match="Another"):
+        ResultsFile(file)
+    with ResultsFile(file):
+        pass
+
+
+def test_folder_or_missing_folder_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent" / "out"):
+        with pytest.raises(ResultsFileError, match="cannot be opened"):
+            ResultsFile(path)
+
+
+def test_full_disk_is_an_error_and_partial_writes_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+    file = tmp_path / "out.jsonl"
+    with ResultsFile(file) as output:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+            output.append([result("/a"), result("/b")])
+
+        def no_space(fd: int, data: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", no_space)
+            with pytest.raises(ResultsFileError, match="No space left"):
+                output.append([result("/c")])
+    with ResultsFile(file) as output:
+        assert dict(output.described) == {"/a": 1, "/b": 1}
+
+
+def test_a_pipe_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with ResultsFile(path) as output:
+            output.append([result("/a")])
+        assert msgspec.json.decode(os.read(reader, 65536), type=FrameResult) == result("/a")
+    finally:
+        os.close(reader)
