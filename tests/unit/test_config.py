@@ -144,7 +144,7 @@ def test_every_setting_is_described_and_the_daemons_defaults_agree() -> None:
     assert all(key.meaning for key in keys())
     daemon = DaemonSettings(model="demo", socket_path=Path("/x"))
     for key in keys():
-        if key.name not in {"socket", "python", "log_file", "idle_timeout_s"} and hasattr(daemon, key.name):
+        if key.name not in {"model", "socket", "python", "log_file", "idle_timeout_s"} and hasattr(daemon, key.name):
             assert getattr(daemon, key.name) == key.default, key.name
 
 
