@@ -155,3 +155,13 @@ def test_recommended_model_suits_the_machine() -> None:
     message = no_model_message()
     assert "--model demo" in message
     assert f"hf download {recommended_model()}" in message
+
+
+def test_readme_names_every_setting_with_its_variables() -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    for key in keys():
+        own, *adr = key.variables
+        row = f"| `{key.name}` | `{own}` | {''.join(f'`{name}` ' for name in adr)}| "
+        assert row in readme, row
+        if isinstance(key.default, int | float) and not isinstance(key.default, bool):
+            assert f"{row}{int(key.default)}" in readme, row
