@@ -14,6 +14,8 @@ from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
 forbid_downloads()
 choose_blas(1)
 
+_SHORT_CONTEXT = TinyModel(name="short_context", model_type="qwen3_vl", context=200)
+
 TinyPath = Callable[[str], Path]
 
 
@@ -32,4 +34,4 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> TinyPath:
 
 
 def _named(name: str) -> TinyModel:
-    return next(model for model in TINY_VISION_MODELS if model.name == name)
+    return next(model for model in (*TINY_VISION_MODELS, _SHORT_CONTEXT) if model.name == name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import mmap
 import platform
 import time
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import mlx.core as mx
+import msgspec
 from mlx_vlm._stream_cleanup import clear_mlx_streams
 
-from vlmd_bridge.engine.backend import Event, ReportLoading, Usage
+from vlmd_bridge.engine.backend import Event, LoadError, ReportLoading, Usage
 from vlmd_bridge.engine.batch import Batch, Prompt, Row
 from vlmd_bridge.engine.budget import RecordBudget
 from vlmd_bridge.engine.checkpoint import Checkpoint, load_checkpoint
@@ -21,10 +23,23 @@ from vlmd_bridge.engine.output import decode
 from vlmd_bridge.engine.platform import Blas, limit_memory, log
 from vlmd_bridge.engine.prompt import PromptBuilder
 from vlmd_bridge.engine.sampling import RowControl
-from vlmd_bridge.workers.messages import ConfigureEngine, EngineInfo, Failed, Finished, RecordConstraint, Start
+from vlmd_bridge.workers.messages import (
+    ConfigureEngine,
+    EngineInfo,
+    Failed,
+    Finished,
+    ImageSpec,
+    Picture,
+    RecordConstraint,
+    Start,
+    Text,
+)
 
 # Rows of one decode step; docs/engine.md's figures are at eight.
 _WIDTH = 8
+
+# Side of the picture to warm up with, where the model sets no lower bound.
+_WARM_UP_SIDE = 64
 
 
 class VisionBackend:
@@ -78,7 +93,7 @@ class VisionBackend:
             device="gpu" if mx.default_device() == mx.gpu else "cpu",
             blas=blas.name,
             threads=blas.threads,
-            load_s=time.monotonic() - began_s,
+            load_s=0.0,  # known once it runs
             versions={
                 "python": platform.python_version(),
                 **{name: version(name) for name in ("mlx", "mlx-vlm", "llguidance", "transformers")},
@@ -86,6 +101,8 @@ class VisionBackend:
             image_spec=checkpoint.image_spec,
         )
         backend = cls(checkpoint, arena, info, trace=trace)
+        backend._warm_up(checkpoint.image_spec)
+        backend.info = msgspec.structs.replace(info, load_s=time.monotonic() - began_s)
         # The model stack's objects live as long as the process: no collection need look at them again.
         gc.collect()
         gc.freeze()
@@ -125,6 +142,24 @@ class VisionBackend:
         """Release the model's streams: without this the interpreter aborts at exit, three times of four."""
         self.batch.close()
         clear_mlx_streams()
+
+    def _warm_up(self, spec: ImageSpec) -> None:
+        """Run one small sequence, so that a model that cannot run fails now and kernels are built (on Metal).
+
+        Raises:
+            LoadError: it failed.
+        """
+        side = spec.factor * math.ceil(math.sqrt(max(spec.min_pixels, _WARM_UP_SIDE**2)) / spec.factor)
+        # Whatever the arena holds there: no picture is in it yet.
+        parts = (Text(text="Frame:"), Picture(offset=0, width=side, height=side))
+        self.start(Start(seq=-1, parts=parts, max_tokens=2))
+        events: list[Event] = []
+        while not events:
+            events += self.step()
+        if isinstance(events[0], Failed):
+            raise LoadError("model_load_failed", f"{self.info.path} does not run: {events[0].error}")
+        self.batch.close()
+        self._prompt_tokens = self._completion_tokens = 0
 
     def _prepare(self, start: Start) -> Prompt:
         embedded = self.prompts.embed(start)

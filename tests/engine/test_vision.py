@@ -1,0 +1,149 @@
+"""The vision backend in its own process, as the daemon runs it, on a tiny model."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import TinyPath
+from tests.support.engine_process import EngineProcess
+from tests.support.engines import Pictures, ask, run_all, run_alone, vision_backend
+from vlmd_bridge.engine.vision import VisionBackend
+from vlmd_bridge.record import parse_record
+from vlmd_bridge.workers.messages import (
+    Close,
+    ConfigureEngine,
+    Failed,
+    Finished,
+    ImageSpec,
+    LoadFailed,
+    Loading,
+    RecordConstraint,
+    Remove,
+    Removed,
+    Start,
+    Text,
+)
+
+pytestmark = pytest.mark.model
+
+
+def vision(path: Path, width: int = 4) -> ConfigureEngine:
+    return ConfigureEngine(backend="vision", name="tiny", path=str(path), width=width, threads=1)
+
+
+def test_frames_through_the_process(tiny_path: TinyPath) -> None:
+    with EngineProcess(vision(tiny_path("qwen3_vl"))) as engine:
+        info = engine.ready().info
+        assert [m.stage for m in engine.received if isinstance(m, Loading)] == ["importing", "weights", "warming"]
+        assert (info.model_type, info.dtype, info.device, info.threads) == ("qwen3_vl", "float32", "cpu", 1)
+        assert info.weight_bytes == pytest.approx(
+            (tiny_path("qwen3_vl") / "model.safetensors").stat().st_size, rel=0.05
+        )
+        assert info.image_spec == ImageSpec(factor=32, min_pixels=4096, max_pixels=65536, max_aspect_ratio=200.0)
+        rng = random.Random(1)
+        for seq in range(6):
+            picture = engine.put_picture(rng.randbytes(96 * 64 * 3), 96, 64)
+            parts = (Text(text="Describe."), picture)
+            engine.send(Start(seq=seq, parts=parts, max_tokens=128, constraint=RecordConstraint()))
+        engine.send(Remove(seq=5))
+        ended = engine.wait_ended(*range(6))
+        assert isinstance(ended[5], Removed)
+        for seq in range(5):
+            finished = ended[seq]
+            assert isinstance(finished, Finished) and finished.finish_reason == "stop"
+            assert parse_record(finished.text) is not None
+            assert finished.prefill_s > 0 and finished.decode_s > 0 and finished.completion_tokens <= 128
+        engine.send(Close())
+        assert engine.wait_exit() == 0
+
+
+def test_ends_cleanly_at_eof_while_running(tiny_path: TinyPath) -> None:
+    with EngineProcess(vision(tiny_path("qwen3_vl"))) as engine:
+        engine.ready()
+        engine.send(Start(seq=1, parts=(Text(text="Go"),), max_tokens=5000, constraint=RecordConstraint()))
+        engine.socket.close()
+        assert engine.wait_exit() == 0
+
+
+@pytest.mark.parametrize("broken", ["missing", "empty", "garbage"])
+def test_load_fails_with_a_reason(broken: str, tiny_path: TinyPath, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if broken != "missing":
+        folder.mkdir()
+    if broken == "garbage":
+        for file in tiny_path("qwen3_vl").iterdir():
+            (folder / file.name).write_bytes(file.read_bytes()[: 900 if file.suffix == ".safetensors" else None])
+    with EngineProcess(vision(folder)) as engine:
+        failed = engine.wait_for(LoadFailed)
+        assert failed.code == ("model_not_found" if broken == "missing" else "model_load_failed")
+        assert str(folder) in failed.error
+        assert engine.wait_exit() == 1
+
+
+def test_a_step_that_raised_leaves_a_backend_that_works(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures()
+    with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
+        start = ask(1, "Frame:", pictures.random(1, 96, 64), constraint=RecordConstraint(), max_tokens=128)
+        expected = run_alone(backend, start)
+        for seq in (1, 2):
+            backend.start(ask(seq, "Frame:", pictures.random(seq, 96, 64)))
+        for _ in range(4):
+            backend.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(backend.batch.sampler, "_allowed", _explode)
+            patch.setattr(type(backend.batch.sampler), "__call__", _explode)
+            with pytest.raises(RuntimeError, match="boom"):
+                for _ in range(4):
+                    backend.step()
+        backend.reset()
+        assert len(backend.batch) == 0
+        again = run_alone(backend, start)
+        assert isinstance(again, Finished) and isinstance(expected, Finished)
+        assert again.text == expected.text
+
+
+def _explode(*_: object) -> object:
+    raise RuntimeError("boom")
+
+
+def test_idle_releases_and_work_goes_on(tiny_path: TinyPath) -> None:
+    with vision_backend(tiny_path("qwen3_vl"), Pictures()) as backend:
+        texts = []
+        for _ in range(2):
+            finished = run_alone(backend, ask(1, "Go", max_tokens=6))
+            assert isinstance(finished, Finished)
+            texts.append(finished.text)
+            backend.idle()
+            assert backend.batch._generator is None
+        assert texts[0] == texts[1]
+
+
+def test_rows_run_in_the_order_they_came(tiny_path: TinyPath) -> None:
+    """BatchGenerator alone sorts what waits by length."""
+    with vision_backend(tiny_path("qwen3_vl"), Pictures(), width=1) as backend:
+        words = [40, 5, 30, 1]
+        ended = run_all(backend, [ask(i, "word " * n, max_tokens=2) for i, n in enumerate(words)])
+        assert list(ended) == [0, 1, 2, 3]
+
+
+def test_one_bad_row_fails_alone(tiny_path: TinyPath) -> None:
+    pictures = Pictures()
+    with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
+        good = [ask(i, "Frame:", pictures.random(i, 96, 64)) for i in (1, 3)]
+        bad = ask(2, "Frame:", pictures.random(2, 33, 65))
+        ended = run_all(backend, [good[0], bad, good[1]])
+        assert [type(ended[seq]) for seq in (1, 2, 3)] == [Finished, Failed, Finished]
+
+
+def test_usage_counts(tiny_path: TinyPath) -> None:
+    with vision_backend(tiny_path("qwen3_vl"), Pictures()) as backend:
+        before = backend.usage()
+        finished = run_alone(backend, ask(1, "Go", max_tokens=6))
+        after = backend.usage()
+        assert isinstance(finished, Finished) and isinstance(backend, VisionBackend)
+        assert after.prompt_tokens - before.prompt_tokens == finished.prompt_tokens
+        assert after.completion_tokens - before.completion_tokens == finished.completion_tokens
+        assert after.active_memory_bytes > 0
