@@ -9,12 +9,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 from mlx_vlm.generate import BatchGenerator
 
 from vlmd_bridge.engine.backend import SequenceError
+from vlmd_bridge.engine.prefix import PrefixCache
 from vlmd_bridge.engine.sampling import BatchSampler, RowControl
 
 # Rows prefilled together lose all but the first row's deepstack features in mlx-vlm 0.7.10, silently.
@@ -54,11 +56,20 @@ class Batch:
     """Rows that wait and rows that run, at most `width` at once."""
 
     def __init__(
-        self, language_model: Any, processor: Any, *, width: int, vocab_size: int, trace: bool = False
+        self,
+        language_model: Any,
+        processor: Any,
+        *,
+        width: int,
+        vocab_size: int,
+        prefixes: PrefixCache | None = None,
+        trace: bool = False,
     ) -> None:
+        """`prefixes` shares the prefill of what prompts begin with; `trace` keeps log-probabilities."""
         self._model = language_model
         self._processor = processor
         self._width = width
+        self.prefixes = prefixes
         self.sampler = BatchSampler(vocab_size, trace=trace)
         self._waiting: deque[Row] = deque()
         self._running: dict[int, Row] = {}
@@ -100,6 +111,8 @@ class Batch:
         self._waiting.clear()
         self._running.clear()
         self.sampler.clear()
+        if self.prefixes is not None:
+            self.prefixes.clear()
         if self._generator is not None:
             self._generator.close()
             self._generator = None
@@ -117,6 +130,8 @@ class Batch:
                 prefill_step_size=_PREFILL_STEP_TOKENS,
                 completion_batch_size=self._width,
             )
+            if self.prefixes is not None:
+                self._generator._build_mixed_prompt_batch = partial(self.prefixes.prompt_batch, self._generator)
         return self._generator
 
     def _admit(self) -> list[Row]:

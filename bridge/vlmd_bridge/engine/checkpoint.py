@@ -33,6 +33,7 @@ class Checkpoint:
     tokenizer: Any
     model_type: str
     eos_token_ids: list[int]
+    image_token_ids: frozenset[int]
     context_tokens: int
     weight_bytes: int
     dtype: str
@@ -70,6 +71,11 @@ def load_checkpoint(path: str) -> Checkpoint:
         tokenizer=tokenizer,
         model_type=str(model.config.model_type),
         eos_token_ids=list(tokenizer.stopping_criteria.eos_token_ids),
+        image_token_ids=frozenset(
+            token
+            for name in ("image_token_id", "image_token_index", "video_token_id", "vision_start_token_id")
+            if isinstance(token := getattr(model.config, name, None), int)
+        ),
         context_tokens=int(getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length),
         weight_bytes=sum(array.nbytes for array in weights),
         dtype=_dtype(model, weights),

@@ -21,6 +21,7 @@ from vlmd_bridge.engine.checkpoint import Checkpoint, load_checkpoint
 from vlmd_bridge.engine.grammar import Grammars
 from vlmd_bridge.engine.output import decode
 from vlmd_bridge.engine.platform import Blas, limit_memory, log
+from vlmd_bridge.engine.prefix import SUPPORTED, PrefixCache
 from vlmd_bridge.engine.prompt import PromptBuilder
 from vlmd_bridge.engine.sampling import RowControl
 from vlmd_bridge.workers.messages import (
@@ -56,6 +57,7 @@ class VisionBackend:
             checkpoint.processor,
             width=info.width,
             vocab_size=self._grammars.vocab_size,
+            prefixes=PrefixCache(checkpoint.image_token_ids) if info.model_type in SUPPORTED else None,
             trace=trace,
         )
         self._prompt_tokens = 0
