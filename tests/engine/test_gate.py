@@ -51,7 +51,7 @@ def _requests(pictures: Pictures, unit: int, *, grammar: bool) -> list[Start]:
             parts += ["Frame 2:", pictures.random(99, unit * 4, unit * 3), "Compare the two."]
         if seq == 6:
             parts = [_INSTRUCTIONS, "No picture at all, only words. " * 3]
-        budget = max_tokens + 90 if grammar else max_tokens
+        budget = max_tokens + 60 if grammar else max_tokens
         starts.append(ask(seq, *parts, max_tokens=budget, constraint=constraint))  # type: ignore[arg-type]
     return starts
 

@@ -133,9 +133,18 @@ def test_one_bad_row_fails_alone(tiny_path: TinyPath) -> None:
     pictures = Pictures()
     with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
         good = [ask(i, "Frame:", pictures.random(i, 96, 64)) for i in (1, 3)]
-        bad = ask(2, "Frame:", pictures.random(2, 33, 65))
-        ended = run_all(backend, [good[0], bad, good[1]])
-        assert [type(ended[seq]) for seq in (1, 2, 3)] == [Finished, Failed, Finished]
+        odd = ask(2, "Frame:", pictures.random(2, 33, 65))
+        thin = ask(4, "Frame:", pictures.random(4, 4096, 8))  # the processor raises beyond 200:1
+        ended = run_all(backend, [good[0], odd, thin, good[1]])
+        assert [type(ended[seq]) for seq in (1, 2, 3, 4)] == [Finished, Failed, Finished, Failed]
+
+
+def test_a_template_that_refuses(tiny_path: TinyPath) -> None:
+    with vision_backend(tiny_path("qwen3_vl"), Pictures()) as backend:
+        processor = backend.prompts._processor
+        processor.chat_template = "{{ raise_exception('System role not supported') }}"
+        failed = run_alone(backend, ask(1, "Go"))
+        assert isinstance(failed, Failed) and "System role not supported" in failed.error
 
 
 def test_usage_counts(tiny_path: TinyPath) -> None:

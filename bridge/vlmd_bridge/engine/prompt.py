@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jinja2
 import mlx.core as mx
 import numpy as np
 from mlx_vlm.utils import prepare_inputs, should_add_special_tokens
@@ -47,7 +48,11 @@ class PromptBuilder:
         self._control = control_token_pattern(checkpoint.processor, checkpoint.tokenizer)
 
     def render(self, start: Start) -> str:
-        """Return the prompt as text: one user turn with its parts in order, ready for the answer."""
+        """Return the prompt as text: one user turn with its parts in order, ready for the answer.
+
+        Raises:
+            SequenceError: the template refuses it; some know no system turn.
+        """
         content = [
             {"type": "text", "text": self._plain(part.text)} if isinstance(part, Text) else {"type": "image"}
             for part in start.parts
@@ -58,23 +63,30 @@ class PromptBuilder:
         # A record is no place for thoughts; templates that do not know the variable ignore it.
         options = {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
         templated = self._processor if getattr(self._processor, "chat_template", None) else self._tokenizer
-        return str(templated.apply_chat_template(messages, **options))
+        try:
+            return str(templated.apply_chat_template(messages, **options))
+        except jinja2.TemplateError as error:
+            raise SequenceError("worker_error", f"the model's chat template refuses this prompt: {error}") from None
 
     def embed(self, start: Start) -> Embedded:
         """Tokenize, preprocess the pictures and run the vision tower.
 
         Raises:
-            SequenceError: the prompt leaves no room for an answer in the context, or a picture is not of the size
-                that the model takes.
+            SequenceError: the prompt leaves no room for an answer in the context, or a picture is not of a size that
+                the model takes.
         """
         pictures = [part for part in start.parts if isinstance(part, Picture)]
-        raw = prepare_inputs(
-            self._processor,
-            images=[self._image(picture) for picture in pictures] or None,
-            prompts=self.render(start),
-            image_token_index=getattr(self._model.config, "image_token_index", None),
-            add_special_tokens=self._add_special_tokens,
-        )
+        prompt = self.render(start)
+        try:
+            raw = prepare_inputs(
+                self._processor,
+                images=[self._image(picture) for picture in pictures] or None,
+                prompts=prompt,
+                image_token_index=getattr(self._model.config, "image_token_index", None),
+                add_special_tokens=self._add_special_tokens,
+            )
+        except ValueError as error:  # as which mlx-vlm reports whatever a processor raises
+            raise SequenceError("worker_error", f"the model's processor refuses this prompt: {error}") from None
         token_ids = raw["input_ids"].squeeze(0).tolist()
         if len(token_ids) >= self._context_tokens:
             raise SequenceError(
