@@ -156,3 +156,27 @@ def test_usage_counts(tiny_path: TinyPath) -> None:
         assert after.prompt_tokens - before.prompt_tokens == finished.prompt_tokens
         assert after.completion_tokens - before.completion_tokens == finished.completion_tokens
         assert after.active_memory_bytes > 0
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("others", [0, 2])
+def test_removal_at_every_stage(name: str, others: int, tiny_path: TinyPath) -> None:
+    """Waiting, half prefilled, prefilled, decoding: the row is gone at once and its neighbours do not notice."""
+    pictures = Pictures()
+    with vision_backend(tiny_path(name), pictures) as backend:
+        gone = ask(9, "Frame:", pictures.random(9, 96, 64), max_tokens=20)
+        kept = [ask(i, "Frame:", pictures.random(i, 96, 64), max_tokens=12) for i in range(others)]
+        expected = {start.seq: run_alone(backend, start) for start in kept}
+        for stage in range(7):
+            for start in (*kept, gone):
+                backend.start(start)
+            ended = {event.seq: event for _ in range(stage) for event in backend.step()}
+            backend.remove(9)
+            for _ in range(100):
+                ended |= {event.seq: event for event in backend.step()}
+            ended.pop(9, None)  # it may have answered at once
+            assert ended.keys() == expected.keys() and len(backend.batch) == 0
+            for seq, event in ended.items():
+                alone = expected[seq]
+                assert isinstance(event, Finished) and isinstance(alone, Finished)
+                assert event.text == alone.text
