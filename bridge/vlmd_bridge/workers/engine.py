@@ -39,6 +39,9 @@ _MAX_BACKOFF_S = 10.0
 # Releasing a large model takes seconds; on macOS a kill before that can strand its memory.
 _CLOSE_GRACE_S = 10.0
 
+# A load cannot be interrupted, and nothing is wired before its end: such a worker is terminated soon.
+_LOADING_GRACE_S = 0.3
+
 
 class EngineWorker:
     """The worker of one model, and the scheduler's port to it."""
@@ -131,7 +134,7 @@ class EngineWorker:
         """Let the worker release its model and end."""
         self._closing = True
         if self._child is not None:
-            await self._child.close(_CLOSE_GRACE_S)
+            await self._child.close(_CLOSE_GRACE_S if self.state == "ready" else _LOADING_GRACE_S)
 
     # --- inside -----------------------------------------------------------------------------------------------
 
