@@ -17,6 +17,7 @@ from vlmd_bridge.daemon.settings import DaemonSettings
 from vlmd_bridge.images.pool import ImagePool
 from vlmd_bridge.jobs.describe import DescribeJob
 from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.jobs.work import Job
 from vlmd_bridge.workers.engine import EngineWorker
 from vlmd_protocol import limits
 from vlmd_protocol.connection import Call, error_line
@@ -114,7 +115,7 @@ class Handlers:
             message = "The daemon has a defect; its log has the details."
             session.end(error_line(call.id, message, "internal", data={"logFile": str(self._log_file)}))
 
-    def cancel(self, job: DescribeJob) -> None:
+    def cancel(self, job: Job) -> None:
         """End a job."""
         self._scheduler.cancel(job)
 

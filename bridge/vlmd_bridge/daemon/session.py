@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 from anyio.abc import SocketAttribute
 
-from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_bridge.jobs.work import Job
 from vlmd_protocol.connection import Call, Refusal, ServerConnection, error_line
 from vlmd_protocol.messages import BatchLine, ErrorLine, EventLine, Id, Line, ResultLine
 
@@ -40,7 +40,7 @@ class Dispatcher(Protocol):
     def dispatch(self, session: Session, call: Call) -> None:
         """Run a call; exactly one terminal line follows, now or later."""
 
-    def cancel(self, job: DescribeJob) -> None:
+    def cancel(self, job: Job) -> None:
         """End a job of a session that is gone."""
 
     def caught_up(self) -> None:
@@ -51,7 +51,7 @@ class Session:
     """State of one connection. Lines are queued without waiting; the writer task sends them."""
 
     def __init__(self, stream: anyio.abc.SocketStream, dispatcher: Dispatcher) -> None:
-        self.jobs: dict[Id, DescribeJob] = {}
+        self.jobs: dict[Id, Job] = {}
         self.connection = ServerConnection()
         self._stream = stream
         self._dispatcher = dispatcher

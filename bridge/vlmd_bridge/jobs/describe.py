@@ -5,15 +5,15 @@ No IO and no clock: the scheduler moves frames, the job says what comes next and
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from vlmd_bridge import record
+from vlmd_bridge.jobs.work import Frame, FrameState, Prompt, Sink
 from vlmd_bridge.workers.messages import (
     Constraint,
     Finished,
@@ -32,8 +32,6 @@ from vlmd_protocol.messages import (
     ErrorLine,
     FrameResult,
     Id,
-    ImageRef,
-    Line,
     Progress,
 )
 
@@ -43,64 +41,6 @@ _WINDOW_BATCHES = 4
 
 # What stands in the string fields of a frame that has no record.
 _NOT_DESCRIBED = "(not described)"
-
-
-class Sink(Protocol):
-    """Where a job's lines go: one request of one connection."""
-
-    @property
-    def writable(self) -> bool:
-        """False while the reader is behind: the job admits nothing more."""
-
-    def send(self, line: Line) -> None:
-        """Queue a line."""
-
-    def end(self, line: BatchLine | ErrorLine) -> None:
-        """Queue the terminal line."""
-
-
-class FrameState(enum.Enum):
-    """Where a frame is. Each boundary looks whether its job has ended."""
-
-    QUEUED = "queued"
-    DECODING = "decoding"
-    READY = "ready"
-    RUNNING = "running"
-    DONE = "done"
-
-
-@dataclass(slots=True, eq=False)
-class Frame:
-    """One frame of a job. `offset` is its range of the arena, held from decoding until it is done."""
-
-    position: int
-    ref: ImageRef
-    state: FrameState = FrameState.QUEUED
-    offset: int | None = None
-    picture: Picture | None = None
-    failed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Prompt:
-    """One sequence for the engine: a frame, or in interleaved mode some that share it."""
-
-    job: DescribeJob
-    frames: list[Frame]
-    max_tokens: int
-    retry: bool = False
-    crashes: int = 0
-
-    @property
-    def described(self) -> list[Frame]:
-        """The frames whose picture could be read, in order."""
-        return [frame for frame in self.frames if frame.picture is not None]
-
-    def mark(self, state: FrameState) -> None:
-        """Move its frames that are not done to `state`."""
-        for frame in self.frames:
-            if frame.state is not FrameState.DONE:
-                frame.state = state
 
 
 @dataclass(slots=True, eq=False)

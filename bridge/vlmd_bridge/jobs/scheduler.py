@@ -11,8 +11,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vlmd_bridge.jobs.describe import DescribeJob, Frame, FrameState, Prompt
 from vlmd_bridge.jobs.turns import Turns
+from vlmd_bridge.jobs.work import Frame, FrameState, Job, Prompt
 from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.messages import (
     EngineInfo,
@@ -104,18 +104,18 @@ class Scheduler:
         lane = self._lanes[model] = Lane(model, engine)
         return lane
 
-    def submit(self, model: str, job: DescribeJob) -> None:
+    def submit(self, model: str, job: Job) -> None:
         """Take a job."""
         lane = self._lanes[model]
         lane.turns.add(job)
         self._pump(lane)
 
-    def cancel(self, job: DescribeJob) -> None:
+    def cancel(self, job: Job) -> None:
         """End a job. What runs for it is removed from the engine; its slots are free once that is acknowledged."""
         job.cancel()
         self._clear(job)
 
-    def end(self, job: DescribeJob, line: ErrorLine) -> None:
+    def end(self, job: Job, line: ErrorLine) -> None:
         """End a job with an error line of its own."""
         job.end_with(line)
         self._clear(job)
@@ -126,7 +126,7 @@ class Scheduler:
             self._pump(lane)
 
     @property
-    def jobs(self) -> list[DescribeJob]:
+    def jobs(self) -> list[Job]:
         """The jobs under way."""
         return [job for lane in self._lanes.values() for job in lane.turns]
 
@@ -239,7 +239,7 @@ class Scheduler:
         prompt.mark(FrameState.RUNNING)
         lane.engine.send(prompt.job.start_message(prompt, seq))
 
-    def _decode_next(self, lane: Lane, job: DescribeJob, info: EngineInfo) -> bool:
+    def _decode_next(self, lane: Lane, job: Job, info: EngineInfo) -> bool:
         """Send the pictures of the job's next prompt to the image processes; False when the arena has no room."""
         spec = info.image_spec
         if spec is None:
@@ -296,7 +296,7 @@ class Scheduler:
                 self._arena.give_back(frame.offset)
                 frame.offset = None
 
-    def _clear(self, job: DescribeJob) -> None:
+    def _clear(self, job: Job) -> None:
         for lane in self._lanes.values():
             lane.turns.discard(job)
             for queue in (lane.ready, lane.alone):

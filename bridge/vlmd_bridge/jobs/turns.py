@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable
 
-from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_bridge.jobs.work import Job
 
 # After so many interactive prompts in a row a batch prompt gets its turn, if one waits.
 _MAX_INTERACTIVE_STREAK = 8
@@ -15,7 +15,7 @@ class Turns:
     """The jobs of one model that still have frames to admit."""
 
     def __init__(self) -> None:
-        self._jobs: list[DescribeJob] = []
+        self._jobs: list[Job] = []
         self._last_turn: dict[Hashable, int] = {}
         self._ticks = itertools.count(1)
         self._interactive_streak = 0
@@ -23,21 +23,21 @@ class Turns:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def __iter__(self) -> itertools.chain[DescribeJob]:
+    def __iter__(self) -> itertools.chain[Job]:
         return itertools.chain(self._jobs)
 
-    def add(self, job: DescribeJob) -> None:
+    def add(self, job: Job) -> None:
         """Let `job` take its turns."""
         self._jobs.append(job)
 
-    def discard(self, job: DescribeJob) -> None:
+    def discard(self, job: Job) -> None:
         """Forget `job`; its client's turn is forgotten with its last job."""
         if job in self._jobs:
             self._jobs.remove(job)
         if all(other.client != job.client for other in self._jobs):
             self._last_turn.pop(job.client, None)
 
-    def pick(self) -> DescribeJob | None:
+    def pick(self) -> Job | None:
         """Return the job whose next prompt is to be admitted, or None when none may admit one now."""
         ready = [job for job in self._jobs if job.admissible]
         batch = [job for job in ready if not job.interactive]
