@@ -33,6 +33,18 @@ MIN_TOKENS_PER_FRAME: Final = 128
 MAX_PROMPT_CHARS: Final = 1_000_000
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 
+# A generation that names no budget.
+DEFAULT_GENERATE_TOKENS: Final = 512
+MAX_MESSAGES: Final = 4096
+MAX_GENERATE_IMAGES: Final = 64
+
+# Each is looked for in the text after every token.
+MAX_STOP_STRINGS: Final = 16
+MAX_STOP_CHARS: Final = 200
+
+# A pattern is compiled into an automaton; llguidance bounds the states, this the text.
+MAX_REGEX_CHARS: Final = 16_384
+
 # Requests that wait on a connection that never said `hello`, where one runs at a time.
 MAX_WAITING_PLAIN: Final = 16
 

@@ -15,12 +15,18 @@ import msgspec
 
 from vlmd_protocol.limits import (
     DEFAULT_BATCH_SIZE,
+    DEFAULT_GENERATE_TOKENS,
     DEFAULT_MAX_TOKENS,
     MAX_BATCH_SIZE,
+    MAX_GENERATE_IMAGES,
     MAX_ID_CHARS,
     MAX_IMAGES,
+    MAX_MESSAGES,
     MAX_PROMPT_CHARS,
+    MAX_REGEX_CHARS,
     MAX_SAFE_INTEGER,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
     MAX_TOKENS,
     PROTOCOL_VERSION,
 )
@@ -29,6 +35,7 @@ Id: TypeAlias = (
     Annotated[int, msgspec.Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
     | Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 )
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 Mode: TypeAlias = Literal["parallel", "interleaved"]
 Priority: TypeAlias = Literal["interactive", "batch"]
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
@@ -100,6 +107,67 @@ class DescribeParams(Wire, frozen=True, kw_only=True, rename="camel"):
     priority: Priority = "batch"
 
 
+class TextBlock(Wire, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="text"):
+    """Text in a message."""
+
+    text: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARS)]
+
+
+class ImageBlock(Wire, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="image"):
+    """A picture in a message: an absolute path."""
+
+    image_path: str
+
+
+ContentBlock: TypeAlias = TextBlock | ImageBlock
+
+
+class ChatMessage(Wire, frozen=True, kw_only=True, rename="camel"):
+    """One turn of a conversation. Control tokens in its text are plain text."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARS)] | list[ContentBlock]
+
+
+class PromptParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """What a model is to read: either `prompt`, a single user turn, or `messages`.
+
+    `images` stand before the text of the last user turn. `model` is that of the daemon which the content needs, unless
+    it is named.
+    """
+
+    prompt: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
+    images: Annotated[list[ImageRef], msgspec.Meta(max_length=MAX_GENERATE_IMAGES)] = []
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_GENERATE_TOKENS
+    model: str | None = None
+
+
+class GenerateParams(PromptParams, frozen=True, kw_only=True, rename="camel"):
+    """Generate text. With `stream` it comes in `DeltaLine`s, whose texts together are the final `text`.
+
+    Greedy at `temperature` 0. The same `seed` and input give the same text, alone or beside others. `stop` strings are
+    not part of the text; with `schema` or `regex` the whole text matches it, and `stop` is refused.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=MAX_SAFE_INTEGER)] | None = None
+    stop: (
+        Annotated[
+            list[Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_STOP_CHARS)]],
+            msgspec.Meta(min_length=1, max_length=MAX_STOP_STRINGS),
+        ]
+        | None
+    ) = None
+    schema: dict[str, Any] | None = None
+    regex: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REGEX_CHARS)] | None = None
+    stream: bool = True
+    priority: Priority = "interactive"
+
+
 class CancelParams(Wire, frozen=True, kw_only=True, rename="camel"):
     """Cancel the request `target` of the same connection."""
 
@@ -142,6 +210,44 @@ class BatchLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=F
     partial: bool
     progress: Progress
     done: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class DeltaLine(Wire, frozen=True, kw_only=True, rename="camel"):
+    """A piece of a `generate`: of its text, or of the thinking before it. Never a part of a character."""
+
+    id: Id
+    delta: str | None = None
+    reasoning_delta: str | None = None
+
+
+class Usage(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """What a generation took. `tokens_per_s` counts decoding; `time_to_first_token_s` from the request's arrival."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float
+    time_to_first_token_s: float
+    peak_memory_bytes: int
+
+
+class GenerateLine(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The end of a `generate`: its whole text, and its thinking where the model has any."""
+
+    id: Id
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    reasoning: str | None = None
+    done: Annotated[bool, msgspec.Meta(description="always true")] = msgspec.field(default_factory=lambda: True)
+
+
+class CountResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """How long a prompt is, pictures included, and whether it fits with `max_tokens` behind it."""
+
+    prompt_tokens: int
+    context_tokens: int
+    max_tokens: int
+    fits: bool
 
 
 class ResultLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
@@ -264,7 +370,7 @@ class ShutdownResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defau
     state: DaemonState = "draining"
 
 
-Line: TypeAlias = BatchLine | ResultLine | ErrorLine | EventLine
+Line: TypeAlias = BatchLine | DeltaLine | GenerateLine | ResultLine | ErrorLine | EventLine
 
 
 class Reply(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -275,6 +381,12 @@ class Reply(Wire, frozen=True, kw_only=True, rename="camel"):
 
     id: Id | None = None
     result: msgspec.Raw = msgspec.Raw()
+    delta: str | None = None
+    reasoning_delta: str | None = None
+    text: str | None = None
+    reasoning: str | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
     batch: int | None = None
     results: list[FrameResult] | None = None
     partial: bool | None = None
@@ -296,6 +408,8 @@ METHODS: Final[dict[str, type[Wire]]] = {
     "ping": NoParams,
     "status": NoParams,
     "describe_images": DescribeParams,
+    "generate": GenerateParams,
+    "count_tokens": PromptParams,
     "cancel": CancelParams,
     "shutdown": NoParams,
 }

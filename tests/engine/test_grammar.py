@@ -24,6 +24,7 @@ from vlmd_bridge.workers.messages import (
     Finished,
     RecordConstraint,
     RegexConstraint,
+    Sampling,
     SchemaConstraint,
 )
 
@@ -279,7 +280,10 @@ def test_temperature(tiny_path: TinyPath) -> None:
     """Greedy by default, whatever generation_config.json says; warm rows differ, beside greedy ones that do not."""
     with vision_backend(tiny_path("qwen2_5_vl"), Pictures(), width=8) as backend:
         greedy = [ask(i, "Go", max_tokens=16) for i in range(2)]
-        warm = [type(s)(seq=i + 2, parts=s.parts, max_tokens=16, temperature=1.5) for i, s in enumerate(greedy * 2)]
+        warm = [
+            type(s)(seq=i + 2, parts=s.parts, max_tokens=16, sampling=Sampling(temperature=1.5))
+            for i, s in enumerate(greedy * 2)
+        ]
         ended = run_all(backend, greedy + warm)
         texts = [event.text for _, event in sorted(ended.items()) if isinstance(event, Finished)]
         alone = run_alone(backend, greedy[0])

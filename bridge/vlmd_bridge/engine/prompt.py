@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlmd_bridge.engine.backend import SequenceError
 from vlmd_bridge.engine.checkpoint import Checkpoint
-from vlmd_bridge.workers.messages import Picture, Start, Text
+from vlmd_bridge.workers.messages import Picture, Start, Text, Turn
 
 # A word joiner: without width, and no break. One inside `<|im_end|>` makes it plain text for every tokenizer and for
 # processors that look for their placeholder in the rendered string.
@@ -53,13 +53,8 @@ class PromptBuilder:
         Raises:
             SequenceError: the template refuses it; some know no system turn.
         """
-        content = [
-            {"type": "text", "text": self._plain(part.text)} if isinstance(part, Text) else {"type": "image"}
-            for part in start.parts
-        ]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if start.system is not None:
-            messages.insert(0, {"role": "system", "content": self._plain(start.system)})
+        turns = [*start.history, Turn(role="user", parts=start.parts)]
+        messages = [{"role": turn.role, "content": self._content(turn)} for turn in turns]
         # A record is no place for thoughts; templates that do not know the variable ignore it.
         options = {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False}
         templated = self._processor if getattr(self._processor, "chat_template", None) else self._tokenizer
@@ -106,6 +101,14 @@ class PromptBuilder:
             inputs.setdefault("rope_deltas", mx.zeros((1, 1), dtype=mx.int32))
             inputs.setdefault("position_ids", mx.arange(length, dtype=mx.int32)[None])
         return Embedded(token_ids=token_ids, inputs=inputs)
+
+    def _content(self, turn: Turn) -> str | list[dict[str, str]]:
+        if turn.role != "user":
+            return "".join(self._plain(part.text) for part in turn.parts if isinstance(part, Text))
+        return [
+            {"type": "text", "text": self._plain(part.text)} if isinstance(part, Text) else {"type": "image"}
+            for part in turn.parts
+        ]
 
     def _plain(self, text: str) -> str:
         """Return `text` with a joiner inside every control token, so that none acts as one."""

@@ -173,7 +173,7 @@ class VisionBackend:
             matcher = self._grammars.matcher(start.constraint, max_tokens)
             if isinstance(start.constraint, RecordConstraint):
                 budget = RecordBudget(self._grammars.tokenizer, start.constraint, max_tokens)
-        control = RowControl(self.batch.sampler, matcher=matcher, budget=budget, temperature=start.temperature)
+        control = RowControl(self.batch.sampler, matcher=matcher, budget=budget, temperature=start.sampling.temperature)
         return Prompt(token_ids=embedded.token_ids, inputs=embedded.inputs, control=control, max_tokens=max_tokens)
 
     def _event(self, row: Row) -> Event:

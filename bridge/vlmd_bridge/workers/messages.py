@@ -189,18 +189,49 @@ class RegexConstraint(Message, frozen=True, kw_only=True, tag="regex"):
 Constraint: TypeAlias = RecordConstraint | SchemaConstraint | RegexConstraint
 
 
-class Start(Message, frozen=True, kw_only=True, tag="start"):
-    """Run one sequence: a user turn of `parts`, greedy unless `temperature` is above 0.
+class Turn(Message, frozen=True, kw_only=True, tag="turn"):
+    """An earlier turn of a conversation."""
 
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a row's next token is chosen: greedy at `temperature` 0, else with a seed of its own."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+class Start(Message, frozen=True, kw_only=True, tag="start"):
+    """Run one sequence: a user turn of `parts` behind the turns of `history`.
+
+    With `stream` its text comes in `Delta`s as well. `stop` strings end it and are no part of its text. With `thinking`
+    the model's template may open a thinking part, which is kept apart from the text and comes before any constraint.
     The daemon holds back sequences beyond the worker's credits (its width + 2), so the worker queues at most two.
     """
 
     seq: int
     parts: tuple[Part, ...]
     max_tokens: int
+    history: tuple[Turn, ...] = ()
     constraint: Constraint | None = None
-    temperature: float = 0.0
-    system: str | None = None
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    thinking: bool = False
+
+
+class Count(Message, frozen=True, kw_only=True, tag="count"):
+    """Tell how many tokens the prompt of a `Start` with these turns would have. Answered by `Counted` or `Failed`."""
+
+    seq: int
+    parts: tuple[Part, ...]
+    history: tuple[Turn, ...] = ()
+    thinking: bool = False
 
 
 class Remove(Message, frozen=True, kw_only=True, tag="remove"):
@@ -213,8 +244,19 @@ class Close(Message, frozen=True, kw_only=True, tag="close"):
     """Release the model and exit. Sequences that still run are dropped."""
 
 
+class Delta(Message, frozen=True, kw_only=True, tag="delta"):
+    """A piece of a sequence's text, or of its thinking; whole characters, nothing that could yet be a stop string."""
+
+    seq: int
+    text: str = ""
+    reasoning: str = ""
+
+
 class Finished(Message, frozen=True, kw_only=True, tag="finished"):
-    """The sequence ended: its whole text. `finish_reason` is ``stop`` or ``length``."""
+    """The sequence ended: its whole text. `finish_reason` is ``stop`` or ``length``.
+
+    `prefill_s` is from admission to the first token, `decode_s` from there to the end.
+    """
 
     seq: int
     text: str
@@ -223,6 +265,15 @@ class Finished(Message, frozen=True, kw_only=True, tag="finished"):
     completion_tokens: int
     prefill_s: float
     decode_s: float
+    reasoning: str | None = None
+    peak_memory_bytes: int = 0
+
+
+class Counted(Message, frozen=True, kw_only=True, tag="counted"):
+    """The answer to `Count`."""
+
+    seq: int
+    prompt_tokens: int
 
 
 class Failed(Message, frozen=True, kw_only=True, tag="failed"):
@@ -252,8 +303,8 @@ class Beat(Message, frozen=True, kw_only=True, tag="beat"):
 
 ToImages: TypeAlias = ConfigureImages | Prepare | Close
 FromImages: TypeAlias = ImagesReady | Prepared | PictureFailed
-ToEngine: TypeAlias = ConfigureEngine | Start | Remove | Close
-FromEngine: TypeAlias = Loading | EngineReady | LoadFailed | Finished | Failed | Removed | Beat
+ToEngine: TypeAlias = ConfigureEngine | Start | Count | Remove | Close
+FromEngine: TypeAlias = Loading | EngineReady | LoadFailed | Delta | Finished | Counted | Failed | Removed | Beat
 
 
 class FramingError(Exception):
