@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, Malformed, decode_params, decode_request, encode_line
-from vlmd_protocol.errors import CODES, shorten
+from vlmd_protocol.errors import find_code, shorten
 from vlmd_protocol.limits import MAX_FRAME_BYTES, MAX_IN_FLIGHT, MAX_WAITING_PLAIN
 from vlmd_protocol.messages import METHODS, ErrorLine, Id, Line, Request, Wire
 
@@ -139,11 +139,13 @@ class ServerConnection:
 
 
 def error_line(request_id: Id | None, message: str, code: str, *, data: dict[str, Any] | None = None) -> ErrorLine:
-    """Return the error line for one of `CODES`."""
+    """Return the error line for one of `CODES` or `FRAME_CODES`."""
+    entry = find_code(code)
+    assert entry is not None, code
     return ErrorLine(
         id=request_id,
         error=message,
         code=code,
-        retryable=CODES[code].retryable,
+        retryable=entry.retryable,
         data=msgspec.UNSET if data is None else data,
     )

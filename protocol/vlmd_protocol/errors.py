@@ -179,7 +179,6 @@ CODES: Final[dict[str, Code]] = {
     "duplicate_id": Code(meaning="a request with this id is still under way on this connection"),
     "frame_too_large": Code(meaning="the line is over the limit; the connection is closed"),
     "unsupported_protocol": Code(meaning="the daemon does not speak the protocol number asked for"),
-    "schema_invalid": Code(meaning="the schema is not one, or is beyond what the engine can enforce"),
     "busy": Code(meaning="queues are full; try again after `data.retryAfterMs`", retryable=True, exception=BusyError),
     "cancelled": Code(meaning="the request was cancelled", exception=CancelledError_),
     "shutting_down": Code(meaning="the daemon drains", retryable=True, exception=ShuttingDownError),
@@ -196,7 +195,6 @@ CODES: Final[dict[str, Code]] = {
     "model_needs_code": Code(meaning="the model brings code to execute, which is refused", exception=ModelError),
     "model_load_failed": Code(meaning="the engine failed to load the model", exception=ModelError),
     "engine_not_installed": Code(meaning="the engine is not installed: pip install 'vlmd[mlx]'", exception=ModelError),
-    "vision_unsupported": Code(meaning="the model takes no pictures", exception=ModelError),
     "engine_unavailable": Code(
         meaning="the engine crashed too often; `data.retryAfterMs` says when it is tried again",
         retryable=True,
@@ -205,26 +203,32 @@ CODES: Final[dict[str, Code]] = {
     "internal": Code(meaning="a defect of the daemon; its log has the traceback", exception=InternalError),
 }
 
-# A frame's own `code`. None of these ends the request.
-FRAME_CODES: Final[dict[str, str]] = {
-    "image_not_found": "no file at the path",
-    "image_not_a_file": "a directory, FIFO, device or socket",
-    "image_unreadable": "permission or I/O error",
-    "image_path_relative": "the path is not absolute; the daemon's folder is not the caller's",
-    "image_empty": "zero bytes",
-    "image_invalid": "not a picture of a known format, truncated or corrupt",
-    "image_too_large": "over the limit of bytes or pixels",
-    "image_aspect_ratio": "longer than the model's aspect ratio allows",
-    "image_timeout": "opening it took longer than the limit",
-    "image_crashed": "decoding it ended the image process",
-    "unparsed": "the model's text is not a record; it is in `raw_response`",
-    "truncated": "the token budget ended the text twice; what there is stands in `raw_response`",
-    "context_length_exceeded": "the prompt is longer than the model's context",
-    "schema_invalid": "the engine cannot enforce the schema",
-    "worker_crashed": "the engine ended while it ran, twice",
-    "worker_error": "the engine failed on it",
-    "duplicate_frame_line": "the model answered for this frame more than once",
+# A frame's own `code`. None of these ends a `describe_images`; a `generate`, which is one prompt, ends with them.
+FRAME_CODES: Final[dict[str, Code]] = {
+    "image_not_found": Code(meaning="no file at the path"),
+    "image_not_a_file": Code(meaning="a directory, FIFO, device or socket"),
+    "image_unreadable": Code(meaning="permission or I/O error"),
+    "image_path_relative": Code(meaning="the path is not absolute; the daemon's folder is not the caller's"),
+    "image_empty": Code(meaning="zero bytes"),
+    "image_invalid": Code(meaning="not a picture of a known format, truncated or corrupt"),
+    "image_too_large": Code(meaning="over the limit of bytes or pixels"),
+    "image_aspect_ratio": Code(meaning="longer than the model's aspect ratio allows"),
+    "image_timeout": Code(meaning="opening it took longer than the limit"),
+    "image_crashed": Code(meaning="decoding it ended the image process"),
+    "unparsed": Code(meaning="the model's text is not a record; it is in `raw_response`"),
+    "truncated": Code(meaning="the token budget ended the text twice; what there is stands in `raw_response`"),
+    "context_length_exceeded": Code(meaning="the prompt is longer than the model's context; the message has both"),
+    "schema_invalid": Code(meaning="the schema or pattern is not one, or is beyond what the engine can enforce"),
+    "template_error": Code(meaning="the model's chat template refuses the prompt"),
+    "vision_unsupported": Code(meaning="the model takes no pictures"),
+    "worker_crashed": Code(meaning="the engine ended while it ran", retryable=True, exception=InternalError),
+    "worker_error": Code(meaning="the engine failed on it", exception=InternalError),
 }
+
+
+def find_code(code: str) -> Code | None:
+    """Return the entry of a code, a frame's or a request's; None for one of a newer daemon."""
+    return CODES.get(code) or FRAME_CODES.get(code)
 
 
 def error_from_code(
@@ -233,7 +237,7 @@ def error_from_code(
     """Return the exception for an error line. An unknown code yields `RequestError` itself."""
     if code is None:
         return RequestError(message, code="unknown", retryable=retryable, data=data)
-    entry = CODES.get(code)
+    entry = find_code(code)
     exception = RequestError if entry is None else entry.exception
     return exception(message, code=code, retryable=retryable, data=data)
 

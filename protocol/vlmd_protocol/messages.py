@@ -35,7 +35,7 @@ Id: TypeAlias = (
     Annotated[int, msgspec.Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
     | Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 )
-FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+FinishReason: TypeAlias = Literal["stop", "length"]
 Mode: TypeAlias = Literal["parallel", "interleaved"]
 Priority: TypeAlias = Literal["interactive", "batch"]
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
@@ -133,13 +133,14 @@ class PromptParams(Wire, frozen=True, kw_only=True, rename="camel"):
     """What a model is to read: either `prompt`, a single user turn, or `messages`.
 
     `images` stand before the text of the last user turn. `model` is that of the daemon which the content needs, unless
-    it is named.
+    it is named. With `thinking` a model that can may think first; what it thinks is kept apart from its text.
     """
 
     prompt: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PROMPT_CHARS)] | None = None
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     images: Annotated[list[ImageRef], msgspec.Meta(max_length=MAX_GENERATE_IMAGES)] = []
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_GENERATE_TOKENS
+    thinking: bool = True
     model: str | None = None
 
 

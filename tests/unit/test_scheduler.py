@@ -13,8 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from vlmd_bridge import record
 from vlmd_bridge.jobs.describe import DescribeJob
 from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.jobs.work import TerminalLine
 from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.messages import (
+    Count,
     EngineInfo,
     Failed,
     Finished,
@@ -48,7 +50,7 @@ class ListSink:
         assert not self.ended
         self.lines.append(line)
 
-    def end(self, line: BatchLine | ErrorLine) -> None:
+    def end(self, line: TerminalLine) -> None:
         self.send(line)
         self.ended = True
 
@@ -68,10 +70,10 @@ class Ports:
     def prepare(self, seq: int, path: str, offset: int, spec: ImageSpec) -> None:
         self.pictures[seq] = (path, offset)
 
-    def send(self, message: Start | Remove) -> None:
+    def send(self, message: Start | Count | Remove) -> None:
         if isinstance(message, Start):
             self.running[message.seq] = message
-        else:
+        elif isinstance(message, Remove):
             self.removals.add(message.seq)
 
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import psutil
 
 from vlmd_bridge import __version__
 from vlmd_bridge.daemon.session import Session
 from vlmd_bridge.daemon.settings import DaemonSettings
 from vlmd_bridge.images.pool import ImagePool
+from vlmd_bridge.jobs.conversation import BadConversation, Conversation
 from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_bridge.jobs.generate import CountJob, GenerateJob
 from vlmd_bridge.jobs.scheduler import Scheduler
 from vlmd_bridge.jobs.work import Job
 from vlmd_bridge.workers.engine import EngineWorker
+from vlmd_bridge.workers.fleet import Fleet, NoEngine
 from vlmd_protocol import limits
 from vlmd_protocol.connection import Call, error_line
 from vlmd_protocol.errors import shorten
@@ -29,11 +33,13 @@ from vlmd_protocol.messages import (
     DaemonState,
     DescribeParams,
     EventLine,
+    GenerateParams,
     HelloParams,
     HelloResult,
     Limits,
     NoParams,
     PingResult,
+    PromptParams,
     ResultLine,
     ShutdownResult,
     StatusResult,
@@ -43,7 +49,14 @@ from vlmd_protocol.messages import (
 log = logging.getLogger("vlmd.handlers")
 
 # Names of what a client may rely on beyond the methods themselves.
-_CAPABILITIES = ("describe.parallel", "describe.interleaved", "describe.schema", "grammar", "events.model")
+_CAPABILITIES = (
+    "describe.parallel",
+    "describe.interleaved",
+    "describe.schema",
+    "grammar",
+    "events.model",
+    "generate.stream",
+)
 
 # Jobs of all connections together; beyond it the daemon is busy.
 _MAX_JOBS = 256
@@ -76,15 +89,16 @@ class Handlers:
         self,
         settings: DaemonSettings,
         scheduler: Scheduler,
+        fleet: Fleet,
         images: ImagePool,
         log_file: Path | None,
         request_stop: Callable[[str], None],
     ) -> None:
         self.sessions: set[Session] = set()
-        self.engines: dict[str, EngineWorker] = {}
         self.draining = False
         self._settings = settings
         self._scheduler = scheduler
+        self._fleet = fleet
         self._images = images
         self._log_file = log_file
         self._request_stop = request_stop
@@ -94,7 +108,7 @@ class Handlers:
     @property
     def state(self) -> DaemonState:
         """The daemon's state: that of its models, unless it drains."""
-        states = {engine.state for engine in self.engines.values()}
+        states = self._fleet.states
         if self.draining:
             return "draining"
         if "loading" in states:
@@ -107,7 +121,7 @@ class Handlers:
         """Run a call; exactly one terminal line follows, now or later."""
         try:
             self._run(session, call)
-        except RequestRefused as refusal:
+        except (RequestRefused, NoEngine) as refusal:
             session.end(error_line(call.id, str(refusal), refusal.code, data=refusal.data))
         except Exception:
             # The named boundary of requests: a defect ends this request, not the daemon.
@@ -134,6 +148,10 @@ class Handlers:
         match call.params:
             case DescribeParams():
                 self._describe(session, call, call.params)
+            case GenerateParams():
+                self._generate(session, call, call.params)
+            case PromptParams():
+                self._count(session, call, call.params)
             case CancelParams():
                 cancelled = session.cancel(call.params.target)
                 self._answer(session, call, CancelResult(cancelled=cancelled))
@@ -169,7 +187,7 @@ class Handlers:
             capabilities=[*METHODS, *_CAPABILITIES],
             limits=_LIMITS,
             fingerprint=self._settings.fingerprint,
-            models=[engine.status() for engine in self.engines.values()],
+            models=self._fleet.statuses,
         )
         self._answer(session, call, result)
 
@@ -186,7 +204,7 @@ class Handlers:
             fingerprint=self._settings.fingerprint,
             connections=len(self.sessions),
             memory_bytes=self._process.memory_info().rss,
-            models=[engine.status() for engine in self.engines.values()],
+            models=self._fleet.statuses,
             queue=self._scheduler.queue_status(),
             image_processes=self._images.pids,
             frames_done=self._scheduler.frames_done,
@@ -194,41 +212,56 @@ class Handlers:
         )
 
     def _describe(self, session: Session, call: Call, params: DescribeParams) -> None:
-        engine = self._engine(params.model)
-        if self.draining:
-            raise RequestRefused("The daemon is shutting down.", "shutting_down", {"retryAfterMs": _RETRY_AFTER_MS})
-        if len(self._scheduler.jobs) >= _MAX_JOBS:
-            raise RequestRefused(f"{_MAX_JOBS} requests are under way.", "busy", {"retryAfterMs": _RETRY_AFTER_MS})
+        engine = self._fleet.find(params.model, needs_vision=True)
+        _check_schema(params.schema)
         if params.schema is not None and params.mode == "interleaved":
             raise RequestRefused("`params.schema` needs `params.mode` to be parallel.", "invalid_params")
         if params.schema is not None and not params.grammar:
             raise RequestRefused("`params.schema` needs `params.grammar` to be true.", "invalid_params")
         job = DescribeJob(call.id, params, session, session)
-        session.jobs[call.id] = job
         log.info("describe: %d frames, %s, batch size %d", job.total, params.mode, params.batch_size)
-        self._scheduler.submit(engine.name, job)
+        self._submit(session, engine, job)
 
-    def _engine(self, model: str | None) -> EngineWorker:
-        """Return the engine a request asks for; never another one."""
-        engines = self.engines.values()
-        engine = next((engine for engine in engines if model is None or model in engine.names), None)
-        if engine is None:
-            assert model is not None
+    def _generate(self, session: Session, call: Call, params: GenerateParams) -> None:
+        conversation = _conversation(params)
+        engine = self._fleet.find(params.model, needs_vision=bool(conversation.images))
+        _check_schema(params.schema)
+        if params.schema is not None and params.regex is not None:
+            raise RequestRefused("Give `params.schema` or `params.regex`, not both.", "invalid_params")
+        if params.stop is not None and (params.schema is not None or params.regex is not None):
             raise RequestRefused(
-                f"This daemon does not serve the model {shorten(model)!r}; it serves {', '.join(self.engines)}.",
-                "model_not_loaded",
-                {"models": list(self.engines)},
+                "`params.stop` cannot go with a schema or regex, which ends by itself.", "invalid_params"
             )
-        status = engine.status()
-        if engine.state == "failed":
-            raise RequestRefused(status.error or "The model failed to load.", status.code or "model_load_failed")
-        if engine.state == "unavailable":
-            raise RequestRefused(
-                f"The engine of {engine.name} crashed too often and rests.",
-                "engine_unavailable",
-                {"retryAfterMs": engine.retry_after_ms},
-            )
-        return engine
+        now_s = anyio.current_time()
+        job = GenerateJob(call.id, params, conversation, session, session, now_s=anyio.current_time, arrived_s=now_s)
+        log.info("generate: %d messages, %d pictures", len(conversation.messages), len(conversation.images))
+        self._submit(session, engine, job)
+
+    def _count(self, session: Session, call: Call, params: PromptParams) -> None:
+        conversation = _conversation(params)
+        engine = self._fleet.find(params.model, needs_vision=bool(conversation.images))
+        self._submit(session, engine, CountJob(call.id, params, conversation, session, session))
+
+    def _submit(self, session: Session, engine: EngineWorker, job: Job) -> None:
+        if self.draining:
+            raise RequestRefused("The daemon is shutting down.", "shutting_down", {"retryAfterMs": _RETRY_AFTER_MS})
+        if len(self._scheduler.jobs) >= _MAX_JOBS:
+            raise RequestRefused(f"{_MAX_JOBS} requests are under way.", "busy", {"retryAfterMs": _RETRY_AFTER_MS})
+        session.jobs[job.id] = job
+        self._scheduler.submit(engine.name, job)
 
     def _uptime_s(self) -> float:
         return round(anyio.current_time() - self._started_at, 3)
+
+
+def _conversation(params: PromptParams) -> Conversation:
+    try:
+        return Conversation.from_params(params)
+    except BadConversation as error:
+        raise RequestRefused(str(error), "invalid_params") from None
+
+
+def _check_schema(schema: dict[str, Any] | None) -> None:
+    if schema is not None and (size := len(msgspec.json.encode(schema))) > limits.MAX_SCHEMA_BYTES:
+        message = f"`params.schema` has {size} bytes; at most {limits.MAX_SCHEMA_BYTES} are compiled."
+        raise RequestRefused(message, "schema_invalid")

@@ -24,6 +24,7 @@ from vlmd_bridge.models.errors import ModelError
 from vlmd_bridge.models.names import ResolvedModel, resolve_model
 from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.engine import EngineWorker
+from vlmd_bridge.workers.fleet import Fleet
 from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
 from vlmd_protocol.connection import error_line
 from vlmd_protocol.errors import UnsafeSocketError
@@ -73,7 +74,7 @@ class Lifetime:
         self._log_file = setup_logging(settings.log_file, stderr=True, verbose=settings.verbose)
         self._election = Election(settings.socket_path)
         try:
-            self._model: ResolvedModel = resolve_model(settings.model)
+            self._models = [resolve_model(name) for name in (settings.model, settings.text_model) if name is not None]
             self._arena = Arena()
         except BaseException:
             self._election.close()
@@ -95,7 +96,7 @@ class Lifetime:
                 if self._settings.owned:
                     tasks.start_soon(watch_owner, self._owner_gone)
                 tasks.start_soon(self._images.run)
-                tasks.start_soon(self._engine.run)
+                tasks.start_soon(self._fleet.run)
                 tasks.start_soon(self._listener.run)
                 await self._main_loop()
                 await self._shutdown()
@@ -134,33 +135,41 @@ class Lifetime:
             on_failed=lambda seq, code, error: self._scheduler.picture_failed(seq, code, error),
         )
         self._scheduler = Scheduler(self._arena, self._images)
-        self._handlers = Handlers(settings, self._scheduler, self._images, self._log_file, self.stop)
-        self._engine = EngineWorker(
+        self._fleet = Fleet()
+        self._handlers = Handlers(settings, self._scheduler, self._fleet, self._images, self._log_file, self.stop)
+        for model in self._models:
+            self._fleet.add(self._engine(model))
+        self._listener = Listener(self._election, self._serve_connection)
+        self._listener.bind()
+        log.info(
+            "listening at %s (pid %d), loading %s", settings.socket_path, os.getpid(), ", ".join(self._fleet.engines)
+        )
+        self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
+
+    def _engine(self, model: ResolvedModel) -> EngineWorker:
+        settings = self._settings
+        return EngineWorker(
             ConfigureEngine(
-                backend=self._model.backend,
-                name=self._model.name,
-                path=self._model.path,
+                backend=model.backend,
+                name=model.name,
+                path=model.path,
                 width=settings.batch_width,
                 threads=settings.threads,
             ),
             arena_fd=self._arena.fd,
             scheduler=self._scheduler,
+            max_image_pixels=settings.max_image_pixels,
             on_event=self._model_changed,
             on_load_failed=self._model_failed,
         )
-        self._handlers.engines[self._model.name] = self._engine
-        self._listener = Listener(self._election, self._serve_connection)
-        self._listener.bind()
-        log.info("listening at %s (pid %d), loading %s", settings.socket_path, os.getpid(), self._model.name)
-        self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
 
     def _model_changed(self, event: EventLine) -> None:
         self._handlers.notify(event)
         if event.state == "loading":
             self._ready.progress("loading", model=event.model, stage=event.stage, fraction=event.fraction)
-        elif event.state == "ready":
+        elif self._fleet.states == {"ready"}:
             socket = str(self._settings.socket_path)
-            self._ready.end("ready", model=event.model, socket=socket, pid=os.getpid())
+            self._ready.end("ready", model=self._models[0].name, socket=socket, pid=os.getpid())
 
     def _model_failed(self, code: str, error: str) -> None:
         self._ready.end("fatal", error=error, code=code)
@@ -203,7 +212,7 @@ class Lifetime:
             self._listener.stop()
             self._handlers.notify(EventLine(event="draining"))
             with anyio.move_on_after(self._drain_timeout_s):
-                while self._scheduler.jobs and self._engine.state != "failed":
+                while self._scheduler.jobs and "failed" not in self._fleet.states:
                     await anyio.sleep(0.02)
             for job in self._scheduler.jobs:
                 line = error_line(job.id, "The daemon shut down before the request was finished.", "shutting_down")
@@ -212,7 +221,7 @@ class Lifetime:
                 while any(session.unsent for session in self._handlers.sessions):
                     await anyio.sleep(0.01)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._engine.close)
+                tasks.start_soon(self._fleet.close)
                 tasks.start_soon(self._images.close)
 
 

@@ -13,9 +13,9 @@ import anyio
 import anyio.abc
 from anyio.abc import SocketAttribute
 
-from vlmd_bridge.jobs.work import Job
+from vlmd_bridge.jobs.work import Job, TerminalLine
 from vlmd_protocol.connection import Call, Refusal, ServerConnection, error_line
-from vlmd_protocol.messages import BatchLine, ErrorLine, EventLine, Id, Line, ResultLine
+from vlmd_protocol.messages import EventLine, Id, Line
 
 log = logging.getLogger("vlmd.session")
 
@@ -96,7 +96,7 @@ class Session:
         self._outbox_bytes += len(data)
         self._wake.set()
 
-    def end(self, line: ResultLine | BatchLine | ErrorLine) -> None:
+    def end(self, line: TerminalLine) -> None:
         """Queue the terminal line of a request, and run what waited for its turn."""
         self.send(line)
         if line.id is None:

@@ -12,6 +12,8 @@ class DaemonSettings:
 
     Attributes:
         model: name or path of the model.
+        text_model: name or path of a second model, for text alone.
+        max_image_pixels: area beyond which a picture is shrunk although the model would take it; 0 for no such limit.
         socket_path: where to listen.
         owned: end when standard input reaches EOF or the parent dies.
         ready_fd: descriptor for start-up lines, NDJSON: ``loading`` and ``bound``, then ``ready``, ``running`` or
@@ -32,6 +34,9 @@ class DaemonSettings:
 
     model: str
     socket_path: Path
+    text_model: str | None = None
+    # 2,048 tokens of a Qwen-VL; the published bound of 16 megapixels would be 16,384 for one frame.
+    max_image_pixels: int = 2048 * 32 * 32
     owned: bool = False
     ready_fd: int | None = None
     idle_timeout_s: float | None = None

@@ -16,6 +16,8 @@ from vlmd_bridge import record
 from vlmd_bridge.jobs.work import Frame, FrameState, Prompt, Sink
 from vlmd_bridge.workers.messages import (
     Constraint,
+    Counted,
+    Delta,
     Finished,
     Part,
     Picture,
@@ -112,8 +114,20 @@ class DescribeJob:
             constraint=self._constraint(prompt),
         )
 
-    def finished(self, prompt: Prompt, answer: Finished) -> list[Prompt]:
+    def runnable(self, prompt: Prompt) -> bool:
+        """A prompt without any picture has nothing to ask."""
+        return bool(prompt.described)
+
+    def retryable(self, prompt: Prompt) -> bool:
+        """Nothing of a frame is passed on before it is done."""
+        return True
+
+    def delta(self, prompt: Prompt, piece: Delta) -> None:
+        """Records come whole."""
+
+    def finished(self, prompt: Prompt, answer: Finished | Counted) -> list[Prompt]:
         """Take the engine's answer; return prompts that retry frames which the token budget cut."""
+        assert isinstance(answer, Finished)
         cut = answer.finish_reason == "length"
         retries = []
         for frame, result in zip(prompt.described, self._read(prompt, answer.text), strict=True):

@@ -15,6 +15,9 @@ from vlmd_bridge.jobs.turns import Turns
 from vlmd_bridge.jobs.work import Frame, FrameState, Job, Prompt
 from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.messages import (
+    Count,
+    Counted,
+    Delta,
     EngineInfo,
     Failed,
     Finished,
@@ -38,7 +41,7 @@ _MAX_CRASHES = 2
 class EnginePort(Protocol):
     """One engine worker, as the scheduler sees it."""
 
-    def send(self, message: Start | Remove) -> None:
+    def send(self, message: Start | Count | Remove) -> None:
         """Queue a message; if the worker is gone it is dropped, `Lane.lost` tells of it."""
 
 
@@ -158,18 +161,23 @@ class Scheduler:
                 self._release(prompt)
                 continue
             prompt.crashes += 1
-            if prompt.crashes < _MAX_CRASHES:
+            if prompt.crashes < _MAX_CRASHES and prompt.job.retryable(prompt):
                 prompt.mark(FrameState.READY)
                 lane.alone.append(prompt)
             else:
-                self._give_up(lane, prompt, "worker_crashed", "The engine ended twice while this frame ran.")
+                self._give_up(lane, prompt, "worker_crashed", "The engine ended while this ran.")
 
     def fail_lane(self, lane: Lane, code: str, message: str, data: dict[str, Any] | None = None) -> None:
         """The engine will not come back for now: end its jobs with an error each."""
         for job in list(lane.turns):
             self.end(job, error_line(job.id, message, code, data=data))
 
-    def finished(self, lane: Lane, answer: Finished) -> None:
+    def delta(self, lane: Lane, piece: Delta) -> None:
+        """A sequence has more text."""
+        if (prompt := lane.running.get(piece.seq)) is not None:
+            prompt.job.delta(prompt, piece)
+
+    def finished(self, lane: Lane, answer: Finished | Counted) -> None:
         """A sequence ended with its text."""
         if (prompt := lane.running.pop(answer.seq, None)) is None:
             return
@@ -219,8 +227,11 @@ class Scheduler:
         if lane.info is None:
             return
         self._start_ready(lane)
-        while lane.ahead < lane.info.width and (job := lane.turns.pick()) is not None:
-            if not self._decode_next(lane, job, lane.info):
+        width = lane.info.width
+        while lane.ahead < 2 * width:
+            # Batch work fills a width ahead of the engine; interactive work does not wait behind that.
+            job = lane.turns.pick(interactive_only=lane.ahead >= width)
+            if job is None or not self._decode_next(lane, job, lane.info):
                 return
 
     def _start_ready(self, lane: Lane) -> None:
@@ -242,6 +253,10 @@ class Scheduler:
     def _decode_next(self, lane: Lane, job: Job, info: EngineInfo) -> bool:
         """Send the pictures of the job's next prompt to the image processes; False when the arena has no room."""
         spec = info.image_spec
+        if job.frames_per_prompt == 0:
+            lane.ready.append(job.next_prompt())
+            self._start_ready(lane)
+            return True
         if spec is None:
             self.end(job, error_line(job.id, f"The model {lane.model} takes no pictures.", "vision_unsupported"))
             return True
@@ -270,7 +285,7 @@ class Scheduler:
         if any(frame.state is FrameState.DECODING for frame in prompt.frames):
             return
         lane.decoding.discard(prompt)
-        if prompt.job.ended or not prompt.described:
+        if prompt.job.ended or not prompt.job.runnable(prompt):
             self._leave(lane, prompt)
         else:
             lane.ready.append(prompt)

@@ -37,9 +37,9 @@ class Turns:
         if all(other.client != job.client for other in self._jobs):
             self._last_turn.pop(job.client, None)
 
-    def pick(self) -> Job | None:
+    def pick(self, *, interactive_only: bool = False) -> Job | None:
         """Return the job whose next prompt is to be admitted, or None when none may admit one now."""
-        ready = [job for job in self._jobs if job.admissible]
+        ready = [job for job in self._jobs if job.admissible and (job.interactive or not interactive_only)]
         batch = [job for job in ready if not job.interactive]
         interactive = [job for job in ready if job.interactive]
         batch_is_due = bool(batch) and self._interactive_streak >= _MAX_INTERACTIVE_STREAK

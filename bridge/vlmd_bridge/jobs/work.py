@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
-from vlmd_bridge.workers.messages import Finished, Picture, Start
-from vlmd_protocol.messages import BatchLine, ErrorLine, Id, ImageRef, Line
+from vlmd_bridge.workers.messages import Count, Counted, Delta, Finished, Picture, Start
+from vlmd_protocol.messages import BatchLine, ErrorLine, GenerateLine, Id, ImageRef, Line, ResultLine
+
+# Every line after which a request is over.
+TerminalLine: TypeAlias = BatchLine | GenerateLine | ResultLine | ErrorLine
 
 
 class Sink(Protocol):
@@ -21,7 +24,7 @@ class Sink(Protocol):
     def send(self, line: Line) -> None:
         """Queue a line."""
 
-    def end(self, line: BatchLine | ErrorLine) -> None:
+    def end(self, line: TerminalLine) -> None:
         """Queue the terminal line."""
 
 
@@ -103,10 +106,19 @@ class Job(Protocol):
     def next_prompt(self) -> Prompt:
         """Take the next prompt. Only while `admissible`."""
 
-    def start_message(self, prompt: Prompt, seq: int) -> Start:
+    def runnable(self, prompt: Prompt) -> bool:
+        """Whether `prompt`, whose pictures are all opened or given up, is for the engine."""
+
+    def retryable(self, prompt: Prompt) -> bool:
+        """Whether `prompt` may run again after the engine was lost."""
+
+    def start_message(self, prompt: Prompt, seq: int) -> Start | Count:
         """Return what the engine is to run for `prompt`."""
 
-    def finished(self, prompt: Prompt, answer: Finished) -> list[Prompt]:
+    def delta(self, prompt: Prompt, piece: Delta) -> None:
+        """Take a piece of the answer."""
+
+    def finished(self, prompt: Prompt, answer: Finished | Counted) -> list[Prompt]:
         """Take the engine's answer; return prompts that retry a part of it."""
 
     def fail_prompt(self, prompt: Prompt, code: str, error: str) -> None:

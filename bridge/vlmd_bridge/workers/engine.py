@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 import anyio
+import msgspec
 import psutil
 
 from vlmd_bridge.jobs.scheduler import Lane, Scheduler
@@ -14,6 +15,9 @@ from vlmd_bridge.workers.child import Child, Exit
 from vlmd_bridge.workers.messages import (
     Beat,
     ConfigureEngine,
+    Count,
+    Counted,
+    Delta,
     EngineInfo,
     EngineReady,
     Failed,
@@ -52,6 +56,7 @@ class EngineWorker:
         *,
         arena_fd: int,
         scheduler: Scheduler,
+        max_image_pixels: int,
         on_event: Callable[[EventLine], None],
         on_load_failed: Callable[[str, str], None],
     ) -> None:
@@ -61,6 +66,7 @@ class EngineWorker:
             config: the first message to the worker.
             arena_fd: descriptor of the arena.
             scheduler: gets a lane for this model and is told what the worker says.
+            max_image_pixels: bound on a picture's area where the model's own is larger; 0 for none.
             on_event: called when the model's state or loading stage changes.
             on_load_failed: called with code and message when the model never loaded.
         """
@@ -69,6 +75,7 @@ class EngineWorker:
         self.info: EngineInfo | None = None
         self._config = config
         self._arena_fd = arena_fd
+        self._max_image_pixels = max_image_pixels
         self._scheduler = scheduler
         self._on_event = on_event
         self._on_load_failed = on_load_failed
@@ -82,12 +89,17 @@ class EngineWorker:
 
     # --- the scheduler's port ---------------------------------------------------------------------------------
 
-    def send(self, message: Start | Remove) -> None:
+    def send(self, message: Start | Count | Remove) -> None:
         """Queue a message for the worker."""
         if self._child is not None:
             self._child.send(message)
 
     # --- what the daemon asks ---------------------------------------------------------------------------------
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the model is one for pictures."""
+        return self._config.backend != "text"
 
     @property
     def names(self) -> tuple[str, str]:
@@ -140,7 +152,9 @@ class EngineWorker:
 
     def _take(self, message: FromEngine) -> None:
         match message:
-            case Finished():
+            case Delta():
+                self._scheduler.delta(self._lane, message)
+            case Finished() | Counted():
                 self._scheduler.finished(self._lane, message)
             case Failed():
                 self._scheduler.failed(self._lane, message)
@@ -152,10 +166,10 @@ class EngineWorker:
                 self._loading = message
                 self._changed(self.state if self.state == "restarting" else "loading")
             case EngineReady():
-                self.info = message.info
-                log.info("%s is ready: %s", self.name, _shown(message.info))
+                self.info = self._bounded(message.info)
+                log.info("%s is ready: %s", self.name, _shown(self.info))
                 self._changed("ready")
-                self._scheduler.engine_ready(self._lane, message.info)
+                self._scheduler.engine_ready(self._lane, self.info)
             case LoadFailed():
                 self._failure = message
 
@@ -201,6 +215,13 @@ class EngineWorker:
         await anyio.sleep_until(self._retry_at)
         self._crashes.clear()
         self._changed("restarting")
+
+    def _bounded(self, info: EngineInfo) -> EngineInfo:
+        spec = info.image_spec
+        if spec is None or not self._max_image_pixels or spec.max_pixels <= self._max_image_pixels:
+            return info
+        bounded = msgspec.structs.replace(spec, max_pixels=max(spec.min_pixels, self._max_image_pixels))
+        return msgspec.structs.replace(info, image_spec=bounded)
 
     def _memory_bytes(self) -> int | None:
         if self._child is None or self._child.pid is None:

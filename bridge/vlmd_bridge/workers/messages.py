@@ -274,6 +274,7 @@ class Counted(Message, frozen=True, kw_only=True, tag="counted"):
 
     seq: int
     prompt_tokens: int
+    context_tokens: int
 
 
 class Failed(Message, frozen=True, kw_only=True, tag="failed"):
