@@ -84,6 +84,16 @@ def test_prompts_and_pictures_are_not_logged(vlmd: Command, frames: list[str]) -
     assert "frame-0" not in text
 
 
+def test_reader_that_is_gone_makes_no_noise(vlmd: Command) -> None:
+    with vlmd.start("config") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 141
+    assert err == ""
+
+
 def test_config_shows_values_and_origins(vlmd: Command) -> None:
     vlmd.config.write_text("width = 3\nunknown = 1\n")
     done = vlmd.run("config", "--show-origin")

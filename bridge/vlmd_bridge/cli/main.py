@@ -82,7 +82,10 @@ def _run(name: str, argv: Sequence[str]) -> int:
     from vlmd_bridge.config import ConfigError
 
     try:
-        return verb.run(args)
+        status = verb.run(args)
+        # Here and not at the interpreter's exit, where a reader that is gone would make a noise.
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         report_error(str(error), error.code, as_json=as_json, ready_fd=_ready_fd(name, args))
         return exits.USAGE
@@ -93,6 +96,10 @@ def _run(name: str, argv: Sequence[str]) -> int:
         # Whoever read our output has enough, as in `vlmd describe … | head`. The interpreter flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return exits.PIPE_CLOSED
+    except OSError as error:
+        # A full disk, a folder that cannot be written: the system's own words say it best.
+        report_error(str(error), "io_error", as_json=as_json)
+        return exits.SOME_FAILED
     except KeyboardInterrupt:
         return exits.INTERRUPTED
 
