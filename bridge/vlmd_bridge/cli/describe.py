@@ -125,11 +125,8 @@ class _Job:
         return exits.SOME_FAILED if self._failed else exits.OK
 
     def _stream(self, images: Sequence[Image]) -> None:
-        # Not at the top: a bare installation has no rich, and is to be told so by `main`, not by a traceback.
-        from vlmd_bridge.cli.table import Table
-
         settings = self._settings
-        table = None if self._args.json else Table(with_time=any(image.timestamp is not None for image in images))
+        table = None if self._args.json else _table(images)
         path = socket_path(settings)
         with (
             progress_view(len(images)) as progress,
@@ -182,6 +179,13 @@ class _Job:
         if self._before:
             parts.append(f"{self._before} were described before")
         print(f"vlmd: {prefix}{', '.join(parts)} in {seconds:.1f} s", file=sys.stderr)
+
+
+def _table(images: Sequence[Image]) -> Table:
+    # Not at the top: a bare installation has no rich, and is to be told so by `main`, not by a traceback.
+    from vlmd_bridge.cli.table import Table
+
+    return Table(with_time=any(image.timestamp is not None for image in images))
 
 
 def _images(args: argparse.Namespace) -> list[Image]:
