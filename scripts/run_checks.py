@@ -23,7 +23,7 @@ BUDGETS_MINUTES = {"unit": 2, "protocol": 2, "client": 3, "cli": 3, "engine": 5,
 DEFAULT_BUDGET_MINUTES = 2
 
 # Lint and types are quick; a cold mypy cache is what takes time.
-STATIC_BUDGET_MINUTES = 3
+STATIC_BUDGET_MINUTES = 2
 
 # Time for pytest to end its fixtures' processes after SIGINT.
 INTERRUPT_GRACE_S = 10

@@ -24,7 +24,7 @@ from vlmd_bridge.cli.progress import progress_view
 from vlmd_bridge.cli.report import report_error
 from vlmd_bridge.cli.results import to_result
 from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
-from vlmd_protocol.errors import ModelError
+from vlmd_protocol.errors import ModelError, VlmdError
 from vlmd_protocol.limits import MAX_SCHEMA_BYTES
 from vlmd_protocol.messages import FrameResult
 
@@ -121,6 +121,10 @@ class _Job:
                     raise
                 hint = "`vlmd stop` ends it, then the same command starts one; or give this one its own --socket."
                 raise ModelError(f"{error} {hint}", code=error.code, data=error.data) from None
+            except VlmdError:
+                if self._done:
+                    self._summary(started, "stopped; ")
+                raise
         self._summary(started)
         return exits.SOME_FAILED if self._failed else exits.OK
 

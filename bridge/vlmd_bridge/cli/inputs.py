@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 # What a folder is searched for; a file that is named itself is taken whatever its name.
-PICTURE_SUFFIXES: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES: Final = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _NUMBER: Final = re.compile(r"(\d+)")
 
