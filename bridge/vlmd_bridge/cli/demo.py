@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 import time
@@ -29,7 +28,8 @@ _DEFAULT_FRAMES: Final = 24
 _MAX_FRAMES: Final = 10_000
 
 # What the demonstration promises: 22 of 24 exactly right, and the same share of any other number.
-_RIGHT_SHARE: Final = 22 / 24
+_PROMISED_RIGHT: Final = 22
+_PROMISED_OF: Final = 24
 
 # A frame every ten seconds, as the recordings of ADR-006 have it.
 _SECONDS_PER_FRAME: Final = 10
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 progress.update(batch.progress.current)
         ended = time.monotonic()
         loaded = watch.ready_at or started
-    passed = right >= math.ceil(len(images) * _RIGHT_SHARE)
+    passed = is_enough(right, len(images))
     frames_per_s = len(images) / (ended - loaded)
     if args.json:
         summary = {
@@ -99,6 +99,11 @@ def run(args: argparse.Namespace) -> int:
         if settings.model == "demo":
             print("The demo model is a demonstration: it knows these synthetic screens and nothing else.")
     return exits.OK if passed else exits.SOME_FAILED
+
+
+def is_enough(right: int, count: int) -> bool:
+    """Whether `right` of `count` frames is what the demonstration promises."""
+    return right * _PROMISED_OF >= count * _PROMISED_RIGHT
 
 
 def _draw(folder: Path, seed: int, count: int) -> tuple[list[Image], list[Record]]:
