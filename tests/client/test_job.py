@@ -41,7 +41,7 @@ def test_each_frame_once_and_in_order(batch_size: int, count: int, random: Rando
     queues: list[list[Batched]] = []
     taken, next_id, got = 0, 1, list[Batch]()
     while not job.finished:
-        if job.wants_chunk(live=False):
+        if job.wants_chunk:
             chunk = frames(taken, min(job.chunk_frames, count - taken))
             taken += len(chunk)
             job.add(chunk)

@@ -34,6 +34,7 @@ def test_a_private_daemon_lives_as_long_as_its_client(journal: Journal) -> None:
         assert "--owned" in arguments
         assert arguments[arguments.index("--model") + 1] == "m"
         assert Path(arguments[arguments.index("--socket") + 1]).parent == socket_folder()
+        assert os.getpgid(pid) == pid  # the terminal's Ctrl-C is not for it
     assert is_gone(pid)
 
 

@@ -96,14 +96,15 @@ class DescribeRun:
                 return batch
             if job.finished:
                 return None
-            if not (job.wants_peek or job.wants_chunk(live=self._source.live)):
+            if not (job.wants_peek or job.wants_chunk):
                 await self._listen()
 
     async def _pull(self) -> None:
         """Take from the caller's iterable what the job wants of it now."""
         job, source = self._job, self._source
-        if job.wants_chunk(live=source.live):
+        if job.wants_chunk:
             job.add(await source.take(job.chunk_frames, job.batch_size))
+            job.live = source.live
             if source.ended:
                 job.end_input()
         if job.wants_peek:

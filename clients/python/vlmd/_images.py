@@ -10,8 +10,11 @@ from typing import TypeAlias, cast
 from vlmd._runtime import Runtime
 from vlmd_protocol.messages import ImageRef
 
-# A source that needs longer than this for a request's frames is live: its frames are asked for as they come.
+# A request's frames are taken no longer than this: of a slow source it gets fewer.
 PULL_BUDGET_S = 0.25
+
+# A source that needs longer than this even so is live, a camera or a screen: results are not to wait for its frames.
+LIVE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,11 @@ class Source:
         """Return up to `limit` frames: fewer at the end, and of a slow source, then in a multiple of `multiple`."""
         frames: list[ImageRef] = []
         started_s = self._runtime.now_s()
-        self.live = False
         while len(frames) < limit and (frame := await self._next()) is not None:
             frames.append(frame)
             if len(frames) % multiple == 0 and self._runtime.now_s() - started_s > PULL_BUDGET_S:
-                self.live = True
                 break
+        self.live = self._runtime.now_s() - started_s > LIVE_S
         return frames
 
     async def at_end(self) -> bool:

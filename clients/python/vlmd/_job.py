@@ -42,6 +42,11 @@ class _Chunk:
 class DescribeJob:
     """State of one job. `options` is a `DescribeParams` whose images are replaced chunk by chunk.
 
+    Attributes:
+        live: the caller's iterable is slow: to ask it for a frame takes long.
+        batch_size: frames of a batch.
+        chunk_frames: frames of a request, at most.
+
     Raises:
         InvalidRequestError: the batch size is out of bounds.
     """
@@ -58,6 +63,7 @@ class DescribeJob:
         self._batches = 0
         self._input_ended = False
         self._more_known = False
+        self.live = False
         self.batch_size = options.batch_size
         # A multiple of the batch size, so that batches do not straddle requests; two batches at least, so that one
         # can be read while the next is inferred.
@@ -65,22 +71,27 @@ class DescribeJob:
 
     # --- input ------------------------------------------------------------------------------------------------
 
-    def wants_chunk(self, *, live: bool) -> bool:
+    @property
+    def wants_chunk(self) -> bool:
         """Whether to take another chunk from the caller's iterable.
 
-        Not of a `live` source while frames of it are under way: waiting for its next frames would delay their results.
+        Not of a live source while frames of it are under way: waiting for its next frames would delay their results.
         """
         if self._input_ended:
             return False
         if not self._chunks:
             return True
         ahead = self._taken - self._delivered
-        return not live and len(self._chunks) < MAX_CHUNKS and ahead <= self.chunk_frames // 2
+        return not self.live and len(self._chunks) < MAX_CHUNKS and ahead <= self.chunk_frames // 2
 
     @property
     def wants_peek(self) -> bool:
-        """Whether a batch is held back until it is known if it is the last."""
-        return not (self._input_ended or self._more_known) and self._is_last_known() and bool(self._chunks[0].ready)
+        """Whether a batch is held back until it is known if it is the last; not of a live source, for that reason."""
+        return (
+            not (self._input_ended or self._more_known or self.live)
+            and self._is_last_known()
+            and bool(self._chunks[0].ready)
+        )
 
     def add(self, frames: list[ImageRef]) -> None:
         """Take a chunk."""

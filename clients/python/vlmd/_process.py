@@ -60,6 +60,8 @@ class DaemonProcess:
                 stderr=subprocess.PIPE if self._stderr_file is None else self._stderr_file,
                 pass_fds=(ready_write,),
                 start_new_session=not owned,
+                # Not the terminal's foreground group: Ctrl-C is for the host app, which may well go on.
+                process_group=0 if owned else None,
                 bufsize=0,
             )
         except OSError as error:

@@ -67,7 +67,8 @@ class Batch:
         batch: number of the batch, from 1.
         results: its frames.
         progress: of the whole call.
-        done: whether it is the last.
+        done: whether it is the last. Of a live source, one that takes over a second to give the next frames, the end is
+            not known in time: no batch is marked.
     """
 
     batch: int
