@@ -28,6 +28,7 @@ class Command:
         self.log = self.folder / "vlmd.log"
         self.config = self.folder / "config.toml"
         self.config.write_text("")
+        self._started: list[subprocess.Popen[str]] = []
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(_INHERITED)},
             "VLMD_CONFIG": str(self.config),
@@ -38,7 +39,7 @@ class Command:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start `vlmd` with `arguments`."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", "-m", "vlmd", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -48,6 +49,8 @@ class Command:
             env=self.environment,
             **options,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *arguments: str, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run it to its end, which must be `status`."""
@@ -61,7 +64,11 @@ class Command:
         return [json.loads(line) for line in self.run(*arguments, stdin=stdin, status=status).stdout.splitlines()]
 
     def close(self) -> None:
-        """End the daemon, if one was started."""
+        """End what a failed test left, and the daemon, if one was started."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         if self.socket.exists():
             self.run("stop")
         shutil.rmtree(self.folder)
