@@ -71,7 +71,9 @@ class Lifetime:
 
     def __enter__(self) -> Lifetime:
         settings = self._settings
-        self._log_file = setup_logging(settings.log_file, stderr=True, verbose=settings.verbose)
+        # A shared daemon outlives its spawner: nobody reads its stderr.
+        watched = settings.owned or settings.ready_fd is None
+        self._log_file = setup_logging(settings.log_file, stderr=watched, verbose=settings.verbose)
         self._election = Election(settings.socket_path)
         try:
             self._models = [resolve_model(name) for name in (settings.model, settings.text_model) if name is not None]
