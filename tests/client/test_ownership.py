@@ -52,8 +52,10 @@ async def test_so_does_that_of_the_async_client(journal: Journal) -> None:
 @pytest.mark.anyio
 async def test_a_cancelled_async_client_leaves_no_daemon(journal: Journal) -> None:
     journal.faults(pause_s=5)
-    with anyio.move_on_after(1.0) as scope:
+    with anyio.CancelScope() as scope:
         async with vlmd.AsyncClient(command=COMMAND) as client:
+            await client.hello()
+            scope.deadline = anyio.current_time() + 0.1
             await client.describe_all(IMAGES)
     assert scope.cancelled_caught
     assert is_gone(journal.pids[0])

@@ -57,6 +57,13 @@ def test_a_shared_daemon_that_dies_is_restarted(journal: Journal, folder: Path) 
     assert len(journal.pids) == 2
 
 
+def test_a_restart_that_fails_is_tried_again(journal: Journal) -> None:
+    journal.faults(die_at=[2], exit=1, exit_at=[2])
+    with vlmd.Client(command=COMMAND) as client:
+        check(list(client.describe(IMAGES)), 40)
+    assert len(journal.pids) == 3
+
+
 def test_killed_at_random_points(journal: Journal) -> None:
     journal.faults(pause_s=0.002)
     batches: list[vlmd.Batch] = []

@@ -7,6 +7,7 @@ What it should do wrong stands in the environment, as JSON in ``FAKE_DAEMON``:
     journal      file that gets a line for each start and each frame sent
     stderr       lines to write to standard error first
     exit         status to end with before it is bound
+    exit_at      the starts, from 1, to which `exit` is limited
     fatal        {"error": …, "code": …} to report before it is bound
     fatal_late   the same, after it is bound, and after the first request
     loading      seconds for which it reports progress before it is bound
@@ -47,7 +48,7 @@ class FakeDaemon:
         self.starts = self.journal("start", args=sys.argv[1:])
         for line in self.faults.get("stderr", []):
             print(line, file=sys.stderr, flush=True)
-        if "exit" in self.faults:
+        if "exit" in self.faults and self.starts in self.faults.get("exit_at", [self.starts]):
             return int(self.faults["exit"])
         if "fatal" in self.faults:
             self.tell("fatal", **self.faults["fatal"])

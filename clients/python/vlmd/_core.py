@@ -20,13 +20,18 @@ _Result = TypeVar("_Result", bound=Wire)
 
 
 class ClientCore:
-    """The procedures of a client, over any runtime. Used by many threads or tasks at once."""
+    """The procedures of a client, over any runtime. Used by many threads or tasks at once.
+
+    Attributes:
+        was_connected: a start that fails after this is a crash to recover from; before, the installation is broken.
+    """
 
     def __init__(self, runtime: Runtime, settings: Settings) -> None:
         self.runtime = runtime
         self.settings = settings
         self.log = ClientLog(settings.log)
         self.connector = Connector(runtime, settings, self.log)
+        self.was_connected = False
         self._link: Link | None = None
         self._connecting = runtime.lock()
         self._closed = False
@@ -75,6 +80,7 @@ class ClientCore:
                     self._link.close(_closed_error())
                     raise _closed_error()
                 self._ending = False
+                self.was_connected = True
             return self._link
 
     def current_link(self) -> Link | None:

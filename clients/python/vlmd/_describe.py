@@ -49,7 +49,6 @@ class DescribeRun:
         self._resume = resume
         self._on_progress = on_progress
         self._link: Link | None = None
-        self._connected = False
         self._box = Box(core.runtime)
         self._heard_s = 0.0
         self._heard_batch = False
@@ -137,7 +136,6 @@ class DescribeRun:
                 self._job.unask()
                 self._box = Box(self._runtime)
                 self._link = link
-                self._connected = True
                 self._heard_batch = False
                 self._heard_s = self._runtime.now_s()
             self._ask(link)
@@ -205,11 +203,11 @@ class DescribeRun:
         """Wait a moment before the next connection.
 
         Raises:
-            VlmdError: there is to be none: nothing was lost, or the daemon said why it cannot start.
+            VlmdError: there is to be none: it never was there, or said why it cannot start.
         """
         self._job.unask()
         self._link = None
-        if not (self._resume and self._connected) or (
+        if not (self._resume and self._core.was_connected) or (
             isinstance(error, StartError) and error.code != StartError("").code
         ):
             raise error
