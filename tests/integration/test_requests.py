@@ -278,3 +278,19 @@ def test_socat_by_hand(daemon: Daemon, pictures: list[str]) -> None:
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results(lines)) == 5
     assert lines[-1]["done"]
+
+
+def test_a_flood_of_bad_lines_by_a_peer_that_reads_nothing_costs_bounded_memory(daemon: Daemon) -> None:
+    before_bytes = daemon.status()["memoryBytes"]
+    with daemon.connect() as connection:
+        connection.socket.settimeout(1)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while sent < 200_000_000:
+                sent += connection.socket.send(b"{\n" * 100_000)
+        grown_mb = (daemon.status()["memoryBytes"] - before_bytes) / 1e6
+        print(f"\nstopped taking after {sent / 1e6:.1f} MB of bad lines; the daemon grew by {grown_mb:.1f} MB")
+        assert grown_mb < 60
+        # Once it reads, it is served again.
+        connection.socket.settimeout(30)
+        assert connection.line()["code"] == "parse_error"

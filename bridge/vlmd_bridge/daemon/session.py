@@ -24,6 +24,9 @@ _READ_BYTES = 256 * 1024
 # Unsent bytes at which a reader counts as behind: its jobs admit no more frames until it has caught up.
 _HIGH_WATER_BYTES = 256 * 1024
 
+# Unsent bytes at which nothing more is read: refusals of a flood must not pile up.
+_MAX_UNSENT_BYTES = 4 * 1024 * 1024
+
 # A peer that takes no byte for so long is closed.
 _STALL_TIMEOUT_S = 30.0
 
@@ -60,6 +63,7 @@ class Session:
         self._released: deque[Call] = deque()
         self._wake = anyio.Event()
         self._idle = anyio.Event()
+        self._room = anyio.Event()
         self._closing = False
 
     async def run(self) -> None:
@@ -126,6 +130,9 @@ class Session:
 
     async def _read(self) -> None:
         while True:
+            while self._outbox_bytes > _MAX_UNSENT_BYTES:
+                self._room = anyio.Event()
+                await self._room.wait()
             try:
                 data = await self._stream.receive(_READ_BYTES)
             except anyio.EndOfStream:
@@ -174,6 +181,7 @@ class Session:
                     self._outbox_bytes -= len(self._outbox.popleft())
                     if was_behind and self.writable:
                         self._dispatcher.caught_up()
+                        self._room.set()
                 if not self.connection.live:
                     self._idle.set()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
