@@ -18,6 +18,8 @@ from vlmd_protocol.messages import HelloResult, NoParams, PingResult, ShutdownRe
 
 _Result = TypeVar("_Result", bound=Wire)
 
+_END_CHECK_S = 0.01
+
 
 class ClientCore:
     """The procedures of a client, over any runtime. Used by many threads or tasks at once.
@@ -67,10 +69,11 @@ class ClientCore:
             VlmdError: as `Connector.connect` says.
         """
         self.check_open()
-        if self._link is not None and self._link.lost is None:
+        if self._link is not None and self._link.lost is None and not self._ending:
             return self._link
         async with self._connecting:
             self.check_open()
+            await self._await_end()
             if self._link is None or self._link.lost is not None:
                 if self._link is not None:
                     self._note_loss(self._link)
@@ -134,6 +137,14 @@ class ClientCore:
             self._link.forsake()
         if self.connector.process is not None:
             self.connector.process.forsake()
+
+    async def _await_end(self) -> None:
+        """After `shutdown`, wait for the old daemon's end: a call that follows is for the next one."""
+        until_s = self.runtime.now_s() + self.settings.timeouts.connect_s
+        while self._ending and self._link is not None and self._link.lost is None:
+            if self.runtime.now_s() >= until_s:
+                return  # it still drains; it says itself what it no longer does
+            await self.runtime.sleep(_END_CHECK_S)
 
     def _note_loss(self, link: Link) -> None:
         if isinstance(link.lost, ConnectionLostError) and not (self._ending or link.draining):

@@ -126,11 +126,16 @@ class DescribeRun:
 
     async def _listen(self) -> None:
         """Wait for one event of this job, on a connection that is made again if it was lost."""
+        link = self._link
+        lost = None if link is None else link.lost  # looked at first: after a loss, no batch is added to the box
         try:
             if (event := self._box.poll()) is not None:  # what came before a loss is kept
                 await self._receive(event, self._deadline()[0])
                 return
-            link = await self._core.link()
+            if lost is not None and self._job.under_way:
+                raise await self._core.explain(lost)
+            if link is None or lost is not None:
+                link = await self._core.link()
             if link is not self._link:
                 # Whatever an earlier connection was asked for and did not deliver is asked for here.
                 self._job.unask()
@@ -207,6 +212,7 @@ class DescribeRun:
         """
         self._job.unask()
         self._link = None
+        self._box = Box(self._runtime)
         if not (self._resume and self._core.was_connected) or (
             isinstance(error, StartError) and error.code != StartError("").code
         ):
