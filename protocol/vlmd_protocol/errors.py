@@ -35,7 +35,13 @@ from vlmd_protocol.limits import MAX_ECHO_CHARS
 
 
 class VlmdError(Exception):
-    """Base of all errors of vlmd."""
+    """Base of all errors of vlmd.
+
+    Attributes:
+        code: stable and short, for programs.
+    """
+
+    code: str = "unknown"
 
 
 class RequestError(VlmdError):

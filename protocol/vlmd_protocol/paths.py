@@ -32,6 +32,11 @@ def new_owned_socket_path() -> Path:
     return socket_folder() / f"own-{os.getpid()}-{secrets.token_hex(4)}.sock"
 
 
+def is_owned_socket(socket_path: Path) -> bool:
+    """Whether `socket_path` was made by `new_owned_socket_path`."""
+    return socket_path.parent == socket_folder() and socket_path.name.startswith("own-")
+
+
 def lock_path(socket_path: Path) -> Path:
     """Return the path of the election lock; the file is never deleted."""
     return socket_path.with_name(f"{socket_path.name}.lock")

@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from pathlib import Path
 
 from vlmd_protocol import paths
@@ -19,8 +20,11 @@ from vlmd_protocol.errors import UnsafeSocketError
 # Clients that connect while the daemon is busy accepting wait here.
 _BACKLOG = 256
 
-# What an existing folder of the caller's own choice is not: it may be /tmp itself.
+# The socket is the owner's alone from the moment it exists.
 _PRIVATE_UMASK = 0o177
+
+# Between creating its lock and taking it a daemon does nothing else.
+_SWEEP_AGE_S = 60.0
 
 
 class LostElection(Exception):
@@ -98,7 +102,32 @@ class Election:
 
     def close(self) -> None:
         """Give the lock up."""
+        if paths.is_owned_socket(self.path):
+            # Nobody else ever starts at this path, so its lock may go with it.
+            paths.lock_path(self.path).unlink(missing_ok=True)
         os.close(self._fd)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed daemons of single owners left in the private folder: nobody will start at those paths again.
+
+    A lock that can be taken has no daemon. One that is young may belong to a daemon about to take it.
+    """
+    for lock in folder.glob("own-*.lock"):
+        try:
+            if time.time() - lock.stat().st_mtime < _SWEEP_AGE_S:
+                continue
+            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.with_name(lock.name.removesuffix(".lock")).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
 
 
 class BoundSocket:

@@ -10,7 +10,7 @@ from types import TracebackType
 import anyio
 import anyio.abc
 
-from vlmd_bridge.daemon.election import Election, LostElection
+from vlmd_bridge.daemon.election import Election, LostElection, sweep
 from vlmd_bridge.daemon.handlers import Handlers
 from vlmd_bridge.daemon.listener import Listener
 from vlmd_bridge.daemon.ready import ReadyChannel
@@ -29,6 +29,7 @@ from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
 from vlmd_protocol.connection import error_line
 from vlmd_protocol.errors import UnsafeSocketError
 from vlmd_protocol.messages import EventLine
+from vlmd_protocol.paths import socket_folder
 
 log = logging.getLogger("vlmd.daemon")
 
@@ -75,6 +76,7 @@ class Lifetime:
         watched = settings.owned or settings.ready_fd is None
         self._log_file = setup_logging(settings.log_file, stderr=watched, verbose=settings.verbose)
         self._election = Election(settings.socket_path)
+        sweep(socket_folder())
         try:
             self._models = [resolve_model(name) for name in (settings.model, settings.text_model) if name is not None]
             self._arena = Arena()
