@@ -126,10 +126,10 @@ def test_a_batched_row_equals_the_row_alone(
         assert _run_together(backend, starts, removed=2) == 4
         together = dict(traces)
         traces.clear()
-        assert backend.batch.prefixes is not None
-        saved_tokens = backend.batch.prefixes.saved_tokens
+        assert backend.prefixes is not None
+        saved_tokens = backend.prefixes.saved_tokens
         backend.batch.close()
-        backend.batch.prefixes = None
+        backend.prefixes = None
         for start in starts:
             run_alone(backend, start)
         alone = dict(traces)

@@ -301,7 +301,7 @@ def test_no_wasted_token(tiny_path: TinyPath) -> None:
 
 
 def test_undecodable_ids_are_left_out(tokenizer: Any) -> None:
-    from vlmd_bridge.engine.output import decode
+    from vlmd_bridge.engine.detokenizer import Detokenizer, decode
 
     tokens = tokenizer.encode("the cat", add_special_tokens=False)
-    assert decode(tokenizer, [*tokens, len(tokenizer) + 5, tokenizer.eos_token_id]) == "the cat"
+    assert decode(Detokenizer(tokenizer), [*tokens, len(tokenizer) + 5, tokenizer.eos_token_id]) == "the cat"

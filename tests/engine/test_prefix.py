@@ -44,20 +44,20 @@ def test_an_image_is_never_shared(name: str, tiny_path: TinyPath, monkeypatch: p
             ask(seq, INSTRUCTIONS, pictures.random(seq, side, side), " And then some words behind it.", max_tokens=8)
             for seq in range(3)
         ]
-        prefixes = backend.batch.prefixes
+        prefixes = backend.prefixes
         assert prefixes is not None
         shared = [logprobs(backend, start, monkeypatch) for start in starts]
         before_image = backend.prompts.embed(starts[0]).token_ids.index(min(prefixes._image_token_ids))
         assert 32 < prefixes.saved_tokens <= before_image
         backend.batch.close()
-        backend.batch.prefixes = None
+        backend.prefixes = None
         for start, got in zip(starts, shared, strict=True):
             assert np.allclose(got, logprobs(backend, start, monkeypatch), atol=1e-3)
 
 
 def test_what_is_kept_is_bounded_and_given_back(tiny_path: TinyPath) -> None:
     with vision_backend(tiny_path("qwen3_vl"), Pictures()) as backend:
-        prefixes = backend.batch.prefixes
+        prefixes = backend.prefixes
         assert prefixes is not None
         for topic in range(_KEPT + 2):
             for end in ("one", "two", "three"):
@@ -70,7 +70,7 @@ def test_what_is_kept_is_bounded_and_given_back(tiny_path: TinyPath) -> None:
 
 def test_short_and_unlike_prompts_share_nothing(tiny_path: TinyPath) -> None:
     with vision_backend(tiny_path("qwen3_vl"), Pictures()) as backend:
-        prefixes = backend.batch.prefixes
+        prefixes = backend.prefixes
         assert prefixes is not None
         for text in ("Go", "Go", "Something else entirely, and rather long at that.", "No."):
             run_alone(backend, ask(1, text, max_tokens=1))
@@ -82,4 +82,4 @@ def test_the_same_prompt_again(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPa
     with vision_backend(tiny_path("qwen3_vl"), Pictures(), trace=True) as backend:
         answers = [logprobs(backend, ask(1, INSTRUCTIONS, max_tokens=6), monkeypatch) for _ in range(4)]
         assert all(np.allclose(answer, answers[0], atol=1e-3) for answer in answers)
-        assert backend.batch.prefixes is not None and backend.batch.prefixes.saved_tokens > 100
+        assert backend.prefixes is not None and backend.prefixes.saved_tokens > 100

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.support.engine_process import EngineProcess
-from vlmd_bridge.engine.fake_answer import picture_record, pixels_digest
+from vlmd_bridge.engine.fake_answer import picture_record, pixels_digest, plain_text
 from vlmd_bridge.record import format_interleaved, format_record
 from vlmd_bridge.workers.messages import (
     Beat,
@@ -247,7 +247,8 @@ def test_schema_and_regex() -> None:
         )
         ended = engine.wait_ended(0, 1, 2, 3, 4)
         texts = [e.text if isinstance(e, Finished) else getattr(e, "code", None) for _, e in sorted(ended.items())]
-        assert texts == ['{"n":0,"s":"text"}', "schema_invalid", "red", "schema_invalid", "Echo of 2 characters: hi"]
+        hi = plain_text(Start(seq=0, parts=parts, max_tokens=99))
+        assert texts == ['{"n":0,"s":"text"}', "schema_invalid", "red", "schema_invalid", hi]
 
 
 def test_pictures_are_read_where_they_stand() -> None:

@@ -93,8 +93,7 @@ def test_a_step_that_raised_leaves_a_backend_that_works(tiny_path: TinyPath, mon
         for _ in range(4):
             backend.step()
         with monkeypatch.context() as patch:
-            patch.setattr(backend.batch.sampler, "_allowed", _explode)
-            patch.setattr(type(backend.batch.sampler), "__call__", _explode)
+            patch.setattr(type(backend.batch.sampler), "choose", _explode)
             with pytest.raises(RuntimeError, match="boom"):
                 for _ in range(4):
                     backend.step()

@@ -17,6 +17,8 @@ from vlmd_bridge.workers.arena import Arena
 from vlmd_bridge.workers.messages import (
     Beat,
     ConfigureEngine,
+    Counted,
+    Delta,
     EngineReady,
     Failed,
     Finished,
@@ -115,11 +117,16 @@ class EngineProcess:
             if not messages:
                 raise EOFError(f"EOF while waiting for {set(seqs) - ended.keys()}")
             for message in messages:
-                assert isinstance(message, Beat | Loading | Finished | Failed | Removed)
+                assert isinstance(message, Beat | Loading | Delta | Counted | Finished | Failed | Removed)
                 if isinstance(message, Ended):
                     assert message.seq not in ended and message.seq in seqs
                     ended[message.seq] = message
         return ended
+
+    def streamed(self, seq: int) -> tuple[str, str]:
+        """Return the text and the thinking that came in deltas."""
+        deltas = [m for m in self.received if isinstance(m, Delta) and m.seq == seq]
+        return "".join(delta.text for delta in deltas), "".join(delta.reasoning for delta in deltas)
 
     def wait_exit(self) -> int:
         return self.process.wait(self.timeout_s)

@@ -7,9 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from vlmd_bridge.workers.messages import ConfigureEngine, EngineInfo, Failed, Finished, Start
+from vlmd_bridge.workers.messages import (
+    ConfigureEngine,
+    Count,
+    Counted,
+    Delta,
+    EngineInfo,
+    Failed,
+    Finished,
+    Start,
+)
 
-Event: TypeAlias = Finished | Failed
+Event: TypeAlias = Delta | Finished | Failed
 
 # Tells the daemon a stage of loading and the fraction of the whole that is done, 0 to 1.
 ReportLoading: TypeAlias = Callable[[str, float], None]
@@ -54,10 +63,14 @@ class Backend(Protocol):
         ...
 
     def step(self) -> Sequence[Event]:
-        """Do one row's prefill and/or one decode step and return the sequences that ended.
+        """Do one row's prefill and/or one decode step; return the text that came and the sequences that ended.
 
         Any exception means that the state is unknown: the caller fails every sequence and calls `reset`.
         """
+        ...
+
+    def count(self, count: Count) -> Counted | Failed:
+        """Tell the tokens of a prompt, its pictures' among them; their pixels are not read and nothing is inferred."""
         ...
 
     def remove(self, seq: int) -> None:

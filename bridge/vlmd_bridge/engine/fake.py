@@ -1,7 +1,7 @@
 """A deterministic backend without a model: same process, same messages, and fault points. For tests, ours and users'.
 
 Its record derives from the pixels of the sequence's pictures, so that a test can tell whether the right frame got the
-right words. Options come in `ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
+right words; its plain text derives from the whole prompt and the seed (`fake_answer.plain_text`). Options come in `ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,26 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
 from vlmd_bridge.engine.backend import Event, LoadError, ReportLoading, SequenceError, Usage
-from vlmd_bridge.engine.fake_answer import answer, picture_digest
-from vlmd_bridge.workers.messages import ConfigureEngine, EngineInfo, Failed, Finished, ImageSpec, Picture, Start
+from vlmd_bridge.engine.fake_answer import answer, parts_of, picture_digest, thinking_of
+from vlmd_bridge.engine.output import THINK_CLOSE, THINK_OPEN, Answer
+from vlmd_bridge.workers.messages import (
+    ConfigureEngine,
+    Count,
+    Counted,
+    Delta,
+    EngineInfo,
+    Failed,
+    Finished,
+    ImageSpec,
+    Picture,
+    Start,
+)
 
 _FAULTS = ("", "load", "crash", "hang", "raise", "fail")
 
@@ -69,7 +82,10 @@ def parse_fake_options(text: str) -> FakeOptions:
 class _Row:
     start: Start
     pieces: list[str]
+    answer: Answer
     done: int = 0
+    admitted_s: float = field(default_factory=time.monotonic)
+    first_token_s: float = 0.0
 
 
 class FakeBackend:
@@ -144,12 +160,15 @@ class FakeBackend:
             except SequenceError as error:
                 events.append(Failed(seq=start.seq, code=error.code, error=str(error)))
         for row in self._rows[:]:
-            row.done += 1
-            self._completion_tokens += 1
-            if row.done == len(row.pieces) or row.done >= row.start.max_tokens:
-                self._rows.remove(row)
-                events.append(_finished(row))
+            events += self._advance(row)
         return events
+
+    def count(self, count: Count) -> Counted | Failed:
+        """Count four characters, or 32 x 32 pixels, as a token."""
+        tokens = _prompt_tokens(count)
+        if (error := self._beyond_context(tokens)) is not None:
+            return Failed(seq=count.seq, code=error.code, error=str(error))
+        return Counted(seq=count.seq, prompt_tokens=tokens)
 
     def remove(self, seq: int) -> None:
         """Drop `seq`."""
@@ -172,20 +191,49 @@ class FakeBackend:
         """Nothing to release."""
 
     def _prefill(self, start: Start) -> _Row:
-        digests = [picture_digest(self._arena, part) for part in start.parts if isinstance(part, Picture)]
+        digests = [picture_digest(self._arena, part) for part in parts_of(start) if isinstance(part, Picture)]
         if self._options.fault_digest and self._options.fault_digest in digests:
             self._strike()
         text = answer(start, digests)
         prompt_tokens = _prompt_tokens(start)
-        if prompt_tokens >= self._options.context:
-            raise SequenceError(
-                "context_length_exceeded",
-                f"the prompt has {prompt_tokens} tokens; the context of {self.info.name} is {self._options.context}",
-            )
+        if (error := self._beyond_context(prompt_tokens)) is not None:
+            raise error
         self._prompt_tokens += prompt_tokens
         frames = max(1, text.count("\n") + 1)
         wobble = hashlib.blake2b(text.encode()).digest()[0] % (self._options.tokens // 4 + 1)
-        return _Row(start, _split(text, max(1, self._options.tokens * frames - wobble)))
+        pieces = _split(text, max(1, self._options.tokens * frames - wobble))
+        if start.thinking:
+            pieces = [THINK_OPEN, *_split(thinking_of(start), self._options.tokens // 2 or 1), THINK_CLOSE, *pieces]
+        return _Row(start, pieces, Answer(stop=start.stop))
+
+    def _advance(self, row: _Row) -> list[Event]:
+        """Give `row` its next token."""
+        if row.done == 0:
+            row.first_token_s = time.monotonic()
+        row.answer.feed(row.pieces[row.done])
+        row.done += 1
+        self._completion_tokens += 1
+        whole = row.answer.stopped or row.done == len(row.pieces)
+        ended = whole or row.done >= row.start.max_tokens
+        if ended:
+            row.answer.finish()
+            self._rows.remove(row)
+        events: list[Event] = []
+        if row.start.stream:
+            text, reasoning = row.answer.take()
+            if text or reasoning:
+                events.append(Delta(seq=row.start.seq, text=text, reasoning=reasoning))
+        if ended:
+            events.append(_finished(row, "stop" if whole else "length"))
+        return events
+
+    def _beyond_context(self, prompt_tokens: int) -> SequenceError | None:
+        if prompt_tokens < self._options.context:
+            return None
+        return SequenceError(
+            "context_length_exceeded",
+            f"the prompt has {prompt_tokens} tokens; the context of {self.info.name} is {self._options.context}",
+        )
 
     def _strike(self) -> None:
         if self._options.fault == "crash":
@@ -199,11 +247,11 @@ class FakeBackend:
             raise SequenceError("worker_error", "fake backend: asked to fail this sequence")
 
 
-def _prompt_tokens(start: Start) -> int:
+def _prompt_tokens(prompt: Start | Count) -> int:
     # A token stands for four characters or 32 x 32 pixels, about what Qwen-VL makes of them.
     return sum(
         part.width * part.height // 1024 if isinstance(part, Picture) else -(-len(part.text) // 4)
-        for part in start.parts
+        for part in parts_of(prompt)
     )
 
 
@@ -214,13 +262,14 @@ def _split(text: str, count: int) -> list[str]:
     return [text[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _finished(row: _Row) -> Finished:
+def _finished(row: _Row, finish_reason: Literal["stop", "length"]) -> Finished:
     return Finished(
         seq=row.start.seq,
-        text="".join(row.pieces[: row.done]),
-        finish_reason="stop" if row.done == len(row.pieces) else "length",
+        text=row.answer.text,
+        reasoning=row.answer.reasoning,
+        finish_reason=finish_reason,
         prompt_tokens=_prompt_tokens(row.start),
         completion_tokens=row.done,
-        prefill_s=0.0,
-        decode_s=0.0,
+        prefill_s=row.first_token_s - row.admitted_s,
+        decode_s=time.monotonic() - row.first_token_s,
     )

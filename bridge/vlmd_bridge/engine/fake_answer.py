@@ -1,9 +1,10 @@
-"""What the fake backend answers: a pure function of the prompt and the pixels of its pictures."""
+"""What the fake backend answers: a pure function of the prompt, the pixels of its pictures and the seed."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from vlmd_bridge.engine.backend import SequenceError
 from vlmd_bridge.record import Record, format_interleaved, format_record
 from vlmd_bridge.workers.messages import (
     Constraint,
+    Count,
+    Part,
     Picture,
     RecordConstraint,
     RegexConstraint,
@@ -26,8 +29,17 @@ ACTIVITIES = ("coding", "reading", "writing", "debugging", "chatting", "browsing
 APPS = ("VS Code", "Terminal", "Chrome", "Slack", "Figma", "Excel", "Zoom", "Keynote")
 TOPICS = ("source code", "shell", "documentation", "planning", "layout", "budget", "meeting", "slides")
 
+# What its plain text is made of: characters of one to four bytes, and some that are several code points.
+WORDS = (
+    *("the", "window", "shows", "a", "terminal", "with", "green", "text", "and", "it", "scrolls"),
+    *("café", "naïve", "Grüße", "日本語", "漢字", "Привет", "🙂", "👩‍💻", "e\u0301t\u0301"),
+)
+
 _PLAIN_ANSWERS = ("yes", "no", "true", "false", "ok", "a", "A", "abc", "0", "1", "7", "42", "2024-01-01", "a-1", "")
 _MAX_SCHEMA_DEPTH = 16
+
+# `re` backtracks: on a longer text a pattern like ``(x+x+)+y`` takes its time.
+_MAX_LITERAL = 16
 
 
 def picture_digest(arena: mmap.mmap, picture: Picture) -> str:
@@ -56,14 +68,46 @@ def answer(start: Start, digests: Sequence[str]) -> str:
     Raises:
         SequenceError: the constraint is wrong, or beyond a fake.
     """
-    pictures = [part for part in start.parts if isinstance(part, Picture)]
+    pictures = [part for part in parts_of(start) if isinstance(part, Picture)]
     records = [picture_record(d, p.width, p.height) for d, p in zip(digests, pictures, strict=True)]
     if start.constraint is not None:
         return _constrained(start.constraint, records)
-    if records:
-        return "; ".join(record.description for record in records)
-    text = "".join(part.text for part in start.parts if isinstance(part, Text))
-    return f"Echo of {len(text)} characters: {text[:200]}"
+    seen = "; ".join(record.description for record in records)
+    if records and not any(isinstance(part, Text) for part in start.parts):
+        return seen
+    return f"{seen}: {plain_text(start, digests)}" if records else plain_text(start, digests)
+
+
+def parts_of(prompt: Start | Count) -> list[Part]:
+    """Return the parts of all turns, in order."""
+    return [*(part for turn in prompt.history for part in turn.parts), *prompt.parts]
+
+
+def plain_text(start: Start, digests: Sequence[str] = ()) -> str:
+    """Return a sentence of 12 to 27 `WORDS`.
+
+    A BLAKE2b digest chooses them: of the roles and texts of all turns, `digests`, and above temperature 0 of the seed
+    (without one, of chance) and the rest of the sampling.
+    """
+    chosen = hashlib.blake2b(digest_size=32)
+    for turn in start.history:
+        chosen.update(f"{turn.role}\0".encode())
+    for part in parts_of(start):
+        chosen.update(f"{part.text}\0".encode() if isinstance(part, Text) else b"picture\0")
+    chosen.update("\0".join(digests).encode())
+    if start.sampling.temperature > 0:
+        chosen.update(msgspec.msgpack.encode(start.sampling))
+        if start.sampling.seed is None:
+            chosen.update(os.urandom(16))
+    picks = chosen.digest()
+    words = [WORDS[pick % len(WORDS)] for pick in picks[: 12 + picks[-1] % 16]]
+    return f"{words[0].capitalize()} {' '.join(words[1:])}."
+
+
+def thinking_of(start: Start) -> str:
+    """Return the thinking before the answer to `start`."""
+    characters = sum(len(part.text) for part in parts_of(start) if isinstance(part, Text))
+    return f"The prompt has {characters} characters in {len(start.history) + 1} turns. 考える…"
 
 
 def _constrained(constraint: Constraint, records: list[Record]) -> str:
@@ -91,7 +135,7 @@ def _matching(constraint: RegexConstraint, word: str) -> str:
     except re.error as error:
         raise SequenceError("schema_invalid", f"the pattern is no regular expression: {error}") from None
     literals = re.split(r"[|()]", constraint.pattern)
-    for text in (word, *_PLAIN_ANSWERS, *literals):
+    for text in (word, *_PLAIN_ANSWERS, *(literal for literal in literals if len(literal) <= _MAX_LITERAL)):
         if pattern.fullmatch(text):
             return text
     raise SequenceError("schema_invalid", f"the fake backend knows no text that matches {constraint.pattern!r}")

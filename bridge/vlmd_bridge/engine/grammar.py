@@ -11,6 +11,7 @@ import llguidance.hf
 import msgspec
 
 from vlmd_bridge.engine.backend import SequenceError
+from vlmd_bridge.engine.budget import RecordBudget
 from vlmd_bridge.engine.json_bounds import bound_schema
 from vlmd_bridge.workers.messages import Constraint, RecordConstraint, SchemaConstraint
 
@@ -72,6 +73,12 @@ class Grammars:
                 self._fresh.popitem(last=False)
         self._fresh.move_to_end(key)
         return matcher.deep_copy()
+
+    def budget(self, constraint: Constraint, tokens_left: int) -> RecordBudget | None:
+        """Return what closes an answer under `constraint` in time; nothing does so for a regular expression."""
+        if isinstance(constraint, RecordConstraint):
+            return RecordBudget(self.tokenizer, constraint, tokens_left)
+        return None
 
     def _compile(self, constraint: Constraint, max_tokens: int) -> str:
         try:

@@ -22,6 +22,9 @@ from vlmd_bridge.workers.messages import (
     Beat,
     Close,
     ConfigureEngine,
+    Count,
+    Counted,
+    Delta,
     EngineReady,
     Failed,
     LoadFailed,
@@ -84,6 +87,15 @@ class EngineWorker:
             self._backend.remove(message.seq)
             self._active.discard(message.seq)
             self._link.send(Removed(seq=message.seq))
+        elif isinstance(message, Count):
+            self._link.send(self._count(message))
+
+    def _count(self, count: Count) -> Counted | Failed:
+        try:
+            return self._backend.count(count)
+        except Exception as error:  # noqa: BLE001 - boundary: whatever a template does costs this answer only
+            traceback.print_exc()
+            return Failed(seq=count.seq, code="worker_error", error=_describe(error))
 
     def _step(self) -> Sequence[Event]:
         self._steps += 1
@@ -97,8 +109,8 @@ class EngineWorker:
 
     def _emit(self, events: Sequence[Event]) -> None:
         if events:
-            self._active.difference_update(event.seq for event in events)
-            self._link.send(*events)
+            self._active.difference_update(event.seq for event in events if not isinstance(event, Delta))
+            self._link.send(*events)  # one write for all of a step
 
     def _beat(self) -> None:
         now_s = time.monotonic()

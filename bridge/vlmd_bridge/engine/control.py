@@ -1,0 +1,211 @@
+"""What decides one row's tokens besides the model: its grammar, its budget, its sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmd_bridge.engine.budget import Matcher
+from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
+from vlmd_bridge.engine.output import Answer
+from vlmd_bridge.workers.messages import Sampling
+
+
+class Budget(Protocol):
+    """Closes a constrained answer in time."""
+
+    def advance(self, token: int) -> None:
+        """Take the token that was produced."""
+        ...
+
+    def forced(self, matcher: Matcher) -> int | None:
+        """Return the token that must come next, or None while there is time."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grammar:
+    """A row's own matcher, and what makes its budget once it is known how many tokens are left."""
+
+    matcher: Any
+    tokenizer: Any
+    budget: Callable[[int], Budget | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thinking:
+    """How a constrained row may think first: behind a tag in its prompt (`opened`), or by writing `open_token`.
+
+    A tag of several tokens is not offered: a row that began one could go on otherwise.
+    """
+
+    detokenizer: Detokenizer
+    opened: bool
+    open_token: int | None
+
+
+class RowControl:
+    """Follows one row, token by token."""
+
+    # mlx-vlm's own grammar processor sets this, which holds back every prefill while a constrained row decodes: the
+    # mean width of a batch falls to 1.2 rows.
+    requires_immediate_decode_yield = False
+
+    def __init__(
+        self,
+        *,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
+        thinking: Thinking | None = None,
+        prompt_ids: Iterable[int] = (),
+    ) -> None:
+        """Begin a row of at most `max_tokens`; `prompt_ids` are what a repetition penalty counts as said already."""
+        sampling = sampling or Sampling()
+        self.temperature = sampling.temperature
+        self.top_p = sampling.top_p
+        self.top_k = sampling.top_k
+        self._penalty = sampling.repetition_penalty
+        self._seen = set(prompt_ids) if self._penalty != 1.0 else set()
+        self._seed = os.urandom(16).hex() if sampling.seed is None else str(sampling.seed)
+        # Tokens sampled: what noise is keyed by, so that it depends neither on neighbours nor on their number.
+        self.position = 0
+        self._max_tokens = max_tokens
+        self._grammar = grammar
+        self._matcher: Any = None
+        self._budget: Budget | None = None
+        self._forced: list[int] = []
+        self._thinking = thinking if grammar is not None else None
+        self._watch: tuple[TextStream, Answer] | None = None
+        # Set when the grammar takes nothing more: the answer is whole, and the row need not decode its EOS.
+        self.complete = False
+        # Set when the grammar refused a token, which a mask makes impossible: the row alone has failed.
+        self.error: str | None = None
+        # With the sampler's `trace`: log-probability of each token, and its lead over the next allowed one.
+        self.trace: list[tuple[mx.array, mx.array]] = []
+        # Set by a generator whose rows enlist themselves for the sampler (mlx-vlm's logits processors).
+        self.enlist: Callable[[RowControl], None] = lambda row: None
+        if self._thinking is not None and self._thinking.opened:
+            self._think()
+        elif grammar is not None:
+            self._begin(max_tokens)
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        """Enlist for the row's first token; `tokens` are those of the prompt."""
+        self.enlist(self)
+        return self.penalised(logits)
+
+    def process_last_token(self, token: int, logits: mx.array) -> mx.array:
+        """Take the row's last `token` and enlist for the next one."""
+        self.consume(token)
+        self.enlist(self)
+        return self.penalised(logits)
+
+    @property
+    def follows(self) -> bool:
+        """Whether each token must be known before the next one is chosen."""
+        return self._grammar is not None or self._penalty != 1.0
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a mask is needed for the next token."""
+        return self._matcher is not None and not self.complete and self.error is None
+
+    def consume(self, token: int) -> None:
+        """Take the row's last `token`."""
+        if self._penalty != 1.0:
+            self._seen.add(token)
+        if self._grammar is None or self.complete or self.error is not None:
+            return
+        if self._watch is not None:
+            self._consume_thinking(token, *self._watch)
+        elif self._opens_thinking(token):
+            self._think()
+        else:
+            self._consume(token)
+
+    def penalised(self, logits: mx.array) -> mx.array:
+        """Return `logits` ([1, vocabulary]) with those of tokens said before moved away from the top (CTRL, 4.1)."""
+        if self._penalty == 1.0:
+            return logits
+        seen = np.zeros(logits.shape[-1], dtype=np.bool_)
+        seen[[token for token in self._seen if token < len(seen)]] = True
+        lowered = mx.where(logits > 0, logits / self._penalty, logits * self._penalty)
+        return mx.where(mx.array(seen), lowered, logits)
+
+    def fill_mask(self, words: NDArray[np.int32]) -> None:
+        """Set in `words` the bits of the tokens that may come next."""
+        if not self.constrained:
+            return
+        forced = self._forced_token()
+        if forced is None:
+            self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        else:
+            words[:] = 0
+            _allow(words, forced)
+        if self.position == 0 and self._thinking is not None and self._thinking.open_token is not None:
+            _allow(words, self._thinking.open_token)
+
+    def noise_key(self) -> list[int]:
+        """Return the key of this row's noise at this position: two words of a BLAKE2b digest."""
+        digest = hashlib.blake2b(f"{self._seed}:{self.position}".encode(), digest_size=8).digest()
+        return [int.from_bytes(digest[:4]), int.from_bytes(digest[4:])]
+
+    def _begin(self, tokens_left: int) -> None:
+        assert self._grammar is not None
+        self._matcher = self._grammar.matcher
+        self._budget = self._grammar.budget(tokens_left)
+
+    def _opens_thinking(self, token: int) -> bool:
+        return (
+            self.position == 1
+            and self._thinking is not None
+            and token == self._thinking.open_token
+            and not self._matcher.validate_tokens([token])
+        )
+
+    def _think(self) -> None:
+        assert self._thinking is not None
+        self._matcher = self._budget = None
+        self._watch = (TextStream(self._thinking.detokenizer), Answer(opened=True))
+
+    def _consume_thinking(self, token: int, text: TextStream, answer: Answer) -> None:
+        answer.feed(text.add(token))
+        if answer.thinking:
+            return
+        self._watch = None
+        self._begin(self._max_tokens - self.position)
+        assert self._grammar is not None
+        # Text behind the tag in the very token that ended it.
+        for rest in self._grammar.tokenizer.tokenize_bytes(answer.text.encode()):
+            self._consume(rest)
+
+    def _consume(self, token: int) -> None:
+        if self._forced and self._forced.pop(0) != token:
+            self._forced.clear()
+        if not self._matcher.consume_token(token):
+            self.error = str(self._matcher.get_error()).partition("\n")[0] or "the grammar refused a token"
+        elif self._matcher.is_stopped():
+            self.complete = True
+        elif self._budget is not None:
+            self._budget.advance(token)
+
+    def _forced_token(self) -> int | None:
+        if self._budget is not None and (token := self._budget.forced(self._matcher)) is not None:
+            return token
+        if not self._forced:
+            # Text that the grammar leaves no choice about, in its usual tokens: a model that would spell it out byte
+            # by byte does not get to.
+            self._forced = self._matcher.compute_ff_tokens()
+        return self._forced[0] if self._forced else None
+
+
+def _allow(words: NDArray[np.int32], token: int) -> None:
+    words.view(np.uint32)[token // 32] |= np.uint32(1 << (token % 32))
