@@ -55,6 +55,7 @@ def checks() -> list[Check]:
     static = {
         "lint": [python, "-m", "ruff", "check", "--quiet"],
         "format": [python, "-m", "ruff", "format", "--check", "--quiet"],
+        "generated": [python, "scripts/generate_protocol.py", "--check"],
         "types": [python, "-m", "mypy", *sources],
     }
     found = [Check(name=name, command=cmd, budget_minutes=STATIC_BUDGET_MINUTES) for name, cmd in static.items()]

@@ -9,6 +9,7 @@ Unknown fields are ignored everywhere: additions are optional fields and new met
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -31,15 +32,23 @@ from vlmd_protocol.limits import (
     PROTOCOL_VERSION,
 )
 
+# Chosen by the client and echoed on every line of the answer.
 Id: TypeAlias = (
     Annotated[int, msgspec.Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
     | Annotated[str, msgspec.Meta(max_length=MAX_ID_CHARS)]
 )
+# Why a text ended: by itself or at a stop string, or at its token budget.
 FinishReason: TypeAlias = Literal["stop", "length"]
+# Whether each frame has a prompt of its own, or `batchSize` of them share one (ADR-006).
 Mode: TypeAlias = Literal["parallel", "interleaved"]
+# Interactive work goes before batch work.
 Priority: TypeAlias = Literal["interactive", "batch"]
+# How far a model is. Only `ready` runs requests at once.
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
+# How far the daemon is. One that drains takes no new work.
 DaemonState: TypeAlias = Literal["loading", "ready", "failed", "draining"]
+# A field that says nothing but that this is the last line of a request.
+_True: TypeAlias = Annotated[bool, msgspec.Meta(extra_json_schema={"const": True})]
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -210,7 +219,7 @@ class BatchLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=F
     results: list[FrameResult]
     partial: bool
     progress: Progress
-    done: bool | msgspec.UnsetType = msgspec.UNSET
+    done: _True | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeltaLine(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -239,7 +248,8 @@ class GenerateLine(Wire, frozen=True, kw_only=True, rename="camel"):
     finish_reason: FinishReason
     usage: Usage
     reasoning: str | None = None
-    done: Annotated[bool, msgspec.Meta(description="always true")] = msgspec.field(default_factory=lambda: True)
+    # A factory, since a default would be left out.
+    done: _True = msgspec.field(default_factory=lambda: True)
 
 
 class CountResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
@@ -256,7 +266,7 @@ class ResultLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=
 
     id: Id
     result: Any
-    done: bool = True
+    done: _True = True
 
 
 class ErrorLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
@@ -267,7 +277,7 @@ class ErrorLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=F
     code: str
     retryable: bool
     data: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    done: bool = True
+    done: _True = True
 
 
 class EventLine(Wire, frozen=True, kw_only=True, rename="camel"):
@@ -413,4 +423,45 @@ METHODS: Final[dict[str, type[Wire]]] = {
     "count_tokens": PromptParams,
     "cancel": CancelParams,
     "shutdown": NoParams,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """How a method is answered where nothing fails.
+
+    Attributes:
+        meaning: what the method does.
+        result: what its `ResultLine` carries; None where it ends with a line of its own form.
+        lines: the lines of its own form: those before the end, then the last one.
+    """
+
+    meaning: str
+    result: type[Wire] | None = None
+    lines: tuple[type[Wire], ...] = ()
+
+
+ANSWERS: Final[dict[str, Answer]] = {
+    "hello": Answer(meaning="negotiate: protocol number, capabilities, limits, models", result=HelloResult),
+    "ping": Answer(meaning="answered at once, also while a model loads or runs", result=PingResult),
+    "status": Answer(meaning="models, queue, memory, log file; at once", result=StatusResult),
+    "describe_images": Answer(meaning="one record for each frame, in batches with progress", lines=(BatchLine,)),
+    "generate": Answer(meaning="text for a prompt or a conversation", lines=(DeltaLine, GenerateLine)),
+    "count_tokens": Answer(meaning="how long a prompt is, and whether it fits", result=CountResult),
+    "cancel": Answer(meaning="end a request of the same connection", result=CancelResult),
+    "shutdown": Answer(meaning="finish what runs, then end the daemon", result=ShutdownResult),
+}
+
+# Fields that go with one another: one of the variants holds, or several where they do not exclude one another. True,
+# False and a text are the field's value, `...` that it is there, None that it is not.
+Variant: TypeAlias = dict[str, Any]
+VARIANTS: Final[dict[type[Wire], tuple[Variant, ...]]] = {
+    PromptParams: ({"prompt": ..., "messages": None}, {"messages": ..., "prompt": None}),
+    GenerateParams: ({"prompt": ..., "messages": None}, {"messages": ..., "prompt": None}),
+    BatchLine: ({"partial": True, "done": None}, {"partial": False, "done": ...}),
+    DeltaLine: ({"delta": ...}, {"reasoning_delta": ...}),
+    EventLine: (
+        {"event": "model", "model": ..., "state": ...},
+        {"event": "draining", "model": None, "state": None, "stage": None, "fraction": None},
+    ),
 }

@@ -1,0 +1,1 @@
+"""From the protocol's Structs to its JSON Schema, TypeScript types and reference tables."""
