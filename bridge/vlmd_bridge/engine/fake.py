@@ -168,7 +168,7 @@ class FakeBackend:
         tokens = _prompt_tokens(count)
         if (error := self._beyond_context(tokens)) is not None:
             return Failed(seq=count.seq, code=error.code, error=str(error))
-        return Counted(seq=count.seq, prompt_tokens=tokens)
+        return Counted(seq=count.seq, prompt_tokens=tokens, context_tokens=self.info.context_tokens)
 
     def remove(self, seq: int) -> None:
         """Drop `seq`."""

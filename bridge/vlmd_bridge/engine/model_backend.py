@@ -85,7 +85,9 @@ class ModelBackend(ABC):
     def count(self, count: Count) -> Counted | Failed:
         """Count the tokens of a prompt."""
         try:
-            return Counted(seq=count.seq, prompt_tokens=self.count_tokens(count))
+            return Counted(
+                seq=count.seq, prompt_tokens=self.count_tokens(count), context_tokens=self.info.context_tokens
+            )
         except SequenceError as error:
             return Failed(seq=count.seq, code=error.code, error=str(error))
 
