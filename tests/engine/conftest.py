@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_models import TINY_VISION_MODELS, TinyModel, build_tiny_model
+from tests.support.tiny_text_models import TINY_TEXT_MODELS, build_tiny_text_model
 from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
 
 # Here and not in a fixture: test modules import mlx when they are collected, and BLAS is chosen before that.
@@ -15,6 +16,9 @@ forbid_downloads()
 choose_blas(1)
 
 _SHORT_CONTEXT = TinyModel(name="short_context", model_type="qwen3_vl", context=200)
+
+_SHORT_TEXT = TinyModel(name="short_text", model_type="llama", context=200)
+_TEXT = (*TINY_TEXT_MODELS, _SHORT_TEXT)
 
 TinyPath = Callable[[str], Path]
 
@@ -27,11 +31,13 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> TinyPath:
 
     def path(name: str) -> Path:
         if name not in built:
-            built[name] = build_tiny_model(_named(name), root / name)
+            model = _named(name)
+            build = build_tiny_text_model if model in _TEXT else build_tiny_model
+            built[name] = build(model, root / name)
         return built[name]
 
     return path
 
 
 def _named(name: str) -> TinyModel:
-    return next(model for model in (*TINY_VISION_MODELS, _SHORT_CONTEXT) if model.name == name)
+    return next(model for model in (*TINY_VISION_MODELS, *_TEXT, _SHORT_CONTEXT) if model.name == name)

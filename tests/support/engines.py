@@ -1,4 +1,4 @@
-"""Vision backends in the test's own process, and work for them."""
+"""Vision and text backends in the test's own process, and work for them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vlmd_bridge.engine.backend import Event
+from vlmd_bridge.engine.backend import Backend, Event
 from vlmd_bridge.engine.platform import Blas
+from vlmd_bridge.engine.text import TextBackend
 from vlmd_bridge.engine.vision import VisionBackend
 from vlmd_bridge.workers.arena import Arena, map_arena
-from vlmd_bridge.workers.messages import ConfigureEngine, Constraint, Part, Picture, Start, Text
+from vlmd_bridge.workers.messages import ConfigureEngine, Constraint, Delta, Finished, Part, Picture, Start, Text
 
 
 class Pictures:
@@ -44,19 +45,37 @@ def vision_backend(folder: Path, pictures: Pictures, *, width: int = 4, trace: b
         backend.idle()
 
 
-def run_alone(backend: VisionBackend, start: Start) -> Event:
+@contextmanager
+def text_backend(folder: Path, *, width: int = 4, trace: bool = False) -> Iterator[TextBackend]:
+    configure = ConfigureEngine(backend="text", name=folder.name, path=str(folder), width=width)
+    backend = TextBackend.load(configure, lambda stage, fraction: None, Blas(name="test", threads=1), trace=trace)
+    try:
+        yield backend
+    finally:
+        backend.idle()  # as above
+
+
+def run_alone(backend: Backend, start: Start) -> Event:
     """Run one sequence from start to end."""
     return run_all(backend, [start])[start.seq]
 
 
-def run_all(backend: VisionBackend, starts: Sequence[Start]) -> dict[int, Event]:
-    """Run `starts` together and return how each ended."""
+def run_all(backend: Backend, starts: Sequence[Start]) -> dict[int, Event]:
+    """Run `starts` together and return how each ended; what was streamed adds up to it."""
     for start in starts:
         backend.start(start)
     ended: dict[int, Event] = {}
+    streamed = {start.seq: ["", ""] for start in starts if start.stream}
     for _ in range(20_000):
         for event in backend.step():
+            if isinstance(event, Delta):
+                assert event.seq not in ended and (event.text or event.reasoning)
+                streamed[event.seq][0] += event.text
+                streamed[event.seq][1] += event.reasoning
+                continue
             ended[event.seq] = event
+            if event.seq in streamed and isinstance(event, Finished):
+                assert [event.text, event.reasoning or ""] == streamed[event.seq]
         if len(ended) == len(starts):
             return ended
     raise TimeoutError("the sequences do not end")

@@ -105,13 +105,15 @@ def open_backend(configure: ConfigureEngine, arena: mmap.mmap, report: ReportLoa
         from vlmd_bridge.engine.fake import FakeBackend
 
         return FakeBackend.load(configure, arena, report)
-    if configure.backend == "vision":
-        from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
+    from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
 
-        report("importing", 0.0)
-        forbid_downloads()
-        blas = choose_blas(configure.threads)
+    report("importing", 0.0)
+    forbid_downloads()
+    blas = choose_blas(configure.threads)
+    if configure.backend == "vision":
         from vlmd_bridge.engine.vision import VisionBackend
 
         return VisionBackend.load(configure, arena, report, blas)
-    raise LoadError("model_unsupported", f"this version of vlmd has no {configure.backend} backend")
+    from vlmd_bridge.engine.text import TextBackend
+
+    return TextBackend.load(configure, report, blas)

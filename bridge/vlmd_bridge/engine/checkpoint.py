@@ -1,4 +1,4 @@
-"""A model folder in memory: the model, its processor, and what the daemon must know of it."""
+"""A vision model's folder in memory: the model, its processor, and what the daemon must know of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_vlm
-from mlx.utils import tree_flatten
 
 from vlmd_bridge.engine.backend import LoadError
+from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
 from vlmd_bridge.workers.messages import ImageSpec
 
 # For processors that bring every picture to their own fixed size: what a 4K screen has, so that none is enlarged.
@@ -51,20 +51,12 @@ def load_checkpoint(path: str) -> Checkpoint:
         raise LoadError("model_not_found", f"{path} is not a folder")
     try:
         model, processor = mlx_vlm.load(str(folder), lazy=True)
-    except (ValueError, TypeError, KeyError, FileNotFoundError, ImportError, AttributeError, RuntimeError) as error:
+    except LOAD_ERRORS as error:
         raise LoadError("model_load_failed", f"mlx-vlm cannot load {path}: {type(error).__name__}: {error}") from error
-    if not mx.metal.is_available():
-        # bfloat16 and float16 products run at 5 GFLOP/s on the CPU, float32 at 100 and more. Scales and biases of
-        # quantized layers too: they decide the type that the products of these layers are computed in.
-        model.set_dtype(mx.float32)
-        # On the CPU a compiled function is C++ that MLX hands to the machine's compiler: seconds at the first use of
-        # each shape, an error where there is none, and no measurable gain.
-        mx.disable_compile()
-    mx.eval(model.parameters())
+    fit_to_device(model)
     _cache_position_tables(getattr(model, "vision_tower", None))
     tokenizer = processor.tokenizer if hasattr(processor, "tokenizer") else processor
     text = getattr(model.config, "text_config", model.config)
-    weights = [array for _, array in tree_flatten(model.parameters())]
     return Checkpoint(
         model=model,
         processor=processor,
@@ -77,8 +69,8 @@ def load_checkpoint(path: str) -> Checkpoint:
             if isinstance(token := getattr(model.config, name, None), int)
         ),
         context_tokens=int(getattr(text, "max_position_embeddings", None) or tokenizer.model_max_length),
-        weight_bytes=sum(array.nbytes for array in weights),
-        dtype=_dtype(model, weights),
+        weight_bytes=weight_bytes(model),
+        dtype=weight_dtype(model),
         image_spec=image_spec(getattr(processor, "image_processor", None)),
     )
 
@@ -98,17 +90,6 @@ def image_spec(image_processor: Any) -> ImageSpec:
     return ImageSpec(
         factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels, max_aspect_ratio=_MAX_ASPECT_RATIO
     )
-
-
-def _dtype(model: Any, weights: list[mx.array]) -> str:
-    bits = {module.bits for _, module in model.named_modules() if hasattr(module, "bits")}
-    if bits:
-        return f"{min(bits)}-bit"
-    sizes: dict[str, int] = {}
-    for array in weights:
-        name = str(array.dtype).removeprefix("mlx.core.")
-        sizes[name] = sizes.get(name, 0) + array.nbytes
-    return max(sizes, key=lambda name: sizes[name])
 
 
 def _cache_position_tables(tower: Any) -> None:

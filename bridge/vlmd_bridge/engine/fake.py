@@ -1,7 +1,8 @@
 """A deterministic backend without a model: same process, same messages, and fault points. For tests, ours and users'.
 
 Its record derives from the pixels of the sequence's pictures, so that a test can tell whether the right frame got the
-right words; its plain text derives from the whole prompt and the seed (`fake_answer.plain_text`). Options come in `ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
+right words; its plain text derives from the whole prompt and the seed (`fake_answer.plain_text`). Options come in
+`ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
 """
 
 from __future__ import annotations

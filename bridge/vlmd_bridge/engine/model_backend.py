@@ -11,7 +11,6 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-from mlx_vlm._stream_cleanup import clear_mlx_streams
 
 from vlmd_bridge.engine.backend import Event, LoadError, SequenceError, Usage
 from vlmd_bridge.engine.batch import Batch, Prompt, Row
@@ -21,6 +20,7 @@ from vlmd_bridge.engine.grammar import Grammars
 from vlmd_bridge.engine.output import THINK_OPEN, Answer
 from vlmd_bridge.engine.platform import log
 from vlmd_bridge.engine.template import ChatTemplate
+from vlmd_bridge.engine.weights import release_streams
 from vlmd_bridge.workers.messages import Count, Counted, Delta, EngineInfo, Failed, Finished, Start
 
 
@@ -115,7 +115,7 @@ class ModelBackend(ABC):
     def close(self) -> None:
         """Release the model's streams: without this the interpreter aborts at exit, three times of four."""
         self.batch.close()
-        clear_mlx_streams()
+        release_streams()
 
     def _warm_up(self, start: Start) -> None:
         """Run one small sequence, so that a model that cannot run fails now and kernels are built (on Metal).
