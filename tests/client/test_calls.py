@@ -140,7 +140,7 @@ def test_a_single_image_is_a_type_error(client: vlmd.Client, images: str) -> Non
 
 def test_an_unknown_keyword_is_a_type_error(client: vlmd.Client) -> None:
     with pytest.raises(TypeError, match="batchsize"):
-        client.describe([], batchsize=3)  # type: ignore[call-arg]
+        client.describe([], batchsize=3)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="sockets"):
         vlmd.Client(sockets="x")  # type: ignore[call-arg]
 

@@ -22,7 +22,8 @@ FOREIGN = ("mlx", "mlx_vlm", "transformers", "PIL", "numpy", "anyio", "asyncio",
 
 NAMES = {
     *("AsyncBatches", "AsyncClient", "Batch", "Batches", "Client", "ClientOptions", "DescribeOptions", "Frame"),
-    *("Image", "ImageLike", "Progress", "Timeouts", "__version__"),
+    *("AsyncGeneration", "CountOptions", "CountResult", "Delta", "GenerateOptions", "GenerateResult", "Generation"),
+    *("Image", "ImageLike", "Message", "MessageLike", "Progress", "Text", "Timeouts", "Usage", "__version__"),
 }
 ERRORS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
 

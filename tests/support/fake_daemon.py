@@ -12,8 +12,8 @@ What it should do wrong stands in the environment, as JSON in ``FAKE_DAEMON``:
     fatal_late   the same, after it is bound, and after the first request
     loading      seconds for which it reports progress before it is bound
     mute         report nothing at all
-    die_at       for each start, the number of the batch before which it kills itself; null for never
-    pause_s      seconds before each batch
+    die_at       for each start, the number of the batch or delta before which it kills itself; null for never
+    pause_s      seconds before each batch or delta
     ignore_term  do not end by itself, nor by SIGTERM
 """
 
@@ -70,7 +70,9 @@ class FakeDaemon:
                 self.tell("running", socket=str(path), pid=0)
                 return 0
             path.unlink(missing_ok=True)
-            dialogue = obedient(before_batch=self.before_batch, hello=hello_result(pid=os.getpid()))
+            dialogue = obedient(
+                before_batch=self.before_batch, before_delta=self.before_delta, hello=hello_result(pid=os.getpid())
+            )
             with FakeServer(path, dialogue) as server:
                 self.tell("bound", socket=str(path), pid=os.getpid())
                 if "fatal_late" in self.faults:
@@ -100,13 +102,20 @@ class FakeDaemon:
         stop.set()
 
     def before_batch(self, line: Message) -> None:
+        self.before_line()
+        self.journal("batch", frames=[result["index"] for result in line["results"]])
+
+    def before_delta(self, line: Message) -> None:
+        self.before_line()
+        self.journal("delta")
+
+    def before_line(self) -> None:
         self.batches += 1
         time.sleep(self.faults.get("pause_s", 0))
         die_at = self.faults.get("die_at", [])
         if self.starts <= len(die_at) and die_at[self.starts - 1] == self.batches:
             print("[MLX] about to crash", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        self.journal("batch", frames=[result["index"] for result in line["results"]])
 
     def tell(self, status: str, **fields: Any) -> None:
         if self.arguments.ready_fd is not None:
@@ -131,6 +140,7 @@ def main() -> int:
     parser.add_argument("command", choices=["serve"])
     parser.add_argument("--socket", required=True)
     parser.add_argument("--model")
+    parser.add_argument("--text-model")
     parser.add_argument("--owned", action="store_true")
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--idle-timeout", type=float)

@@ -248,6 +248,28 @@ def batch_lines(request: Message) -> Iterator[Message]:
         yield line | ({"done": True} if last else {})
 
 
+USAGE: Message = {
+    "promptTokens": 7,
+    "completionTokens": 5,
+    "tokensPerS": 50.0,
+    "timeToFirstTokenS": 0.1,
+    "peakMemoryBytes": 1024,
+}
+
+
+def generate_lines(
+    request: Message, text: str | None = None, *, reasoning: str = "", finish_reason: str = "stop", piece: int = 3
+) -> Iterator[Message]:
+    """Yield the lines that answer a `generate`: by default with an echo of its prompt, `piece` characters a line."""
+    text = f"Echo: {request['params'].get('prompt')}" if text is None else text
+    for at in range(0, len(reasoning), piece):
+        yield {"id": request["id"], "reasoningDelta": reasoning[at : at + piece]}
+    for at in range(0, len(text), piece):
+        yield {"id": request["id"], "delta": text[at : at + piece]}
+    thought = {"reasoning": reasoning} if reasoning else {}
+    yield {"id": request["id"], "text": text, "finishReason": finish_reason, "usage": USAGE, **thought, "done": True}
+
+
 def hello_then(dialogue: Dialogue) -> Dialogue:
     """Return a dialogue that answers `hello` and goes on with `dialogue`."""
 
@@ -258,19 +280,25 @@ def hello_then(dialogue: Dialogue) -> Dialogue:
     return play
 
 
-def obedient(*, before_batch: Callable[[Message], None] | None = None, hello: Message | None = None) -> Dialogue:
+def obedient(
+    *,
+    before_batch: Callable[[Message], None] | None = None,
+    before_delta: Callable[[Message], None] | None = None,
+    hello: Message | None = None,
+) -> Dialogue:
     """Return the dialogue of a daemon that does as it should.
 
-    `before_batch` is called with each line of frames before it is sent; it may wait, or end the process.
+    `before_batch` is called with each line of frames, `before_delta` with each of a generation, before it is sent; it
+    may wait, or end the process.
     """
 
     def play(talk: Conversation) -> None:
         cancelled: set[object] = set()
 
-        def describe(request: Message) -> None:
-            for line in batch_lines(request):
-                if before_batch is not None:
-                    before_batch(line)
+        def stream(request: Message, lines: Iterator[Message], before: Callable[[Message], None] | None) -> None:
+            for line in lines:
+                if before is not None:
+                    before(line)
                 if request["id"] in cancelled:
                     talk.refuse(request, "cancelled")
                     return
@@ -285,7 +313,13 @@ def obedient(*, before_batch: Callable[[Message], None] | None = None, hello: Me
                 case "status":
                     talk.answer(request, **status_result())
                 case "describe_images":
-                    threading.Thread(target=describe, args=(request,), daemon=True).start()
+                    arguments = (request, batch_lines(request), before_batch)
+                    threading.Thread(target=stream, args=arguments, daemon=True).start()
+                case "generate":
+                    arguments = (request, generate_lines(request), before_delta)
+                    threading.Thread(target=stream, args=arguments, daemon=True).start()
+                case "count_tokens":
+                    talk.answer(request, promptTokens=7, contextTokens=100, maxTokens=50, fits=True)
                 case "cancel":
                     cancelled.add(request["params"]["target"])
                     talk.answer(request, cancelled=True)

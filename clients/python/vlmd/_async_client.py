@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
-from typing import Unpack
+from typing import Any, Unpack, overload
 
 import anyio
 import anyio.abc
 
 from vlmd._anyio_runtime import AsyncRuntime
+from vlmd._async_batches import AsyncBatches
+from vlmd._async_generation import AsyncGeneration
 from vlmd._core import ClientCore
-from vlmd._describe import DescribeRun
+from vlmd._generate import run_count
+from vlmd._generate_options import CountOptions, GenerateOptions, start_count, start_generate
 from vlmd._images import ImageLike
 from vlmd._options import ClientOptions, DescribeOptions, start_run
-from vlmd._results import Batch, Frame
+from vlmd._prompt import Prompt
+from vlmd._results import Frame
 from vlmd._settings import resolve
+from vlmd._types import Value
 from vlmd_protocol.errors import ClosedError
-from vlmd_protocol.messages import HelloResult, PingResult, ShutdownResult, StatusResult
-
-
-class AsyncBatches(AsyncIterator[Batch]):
-    """The batches of one call, in order. To leave it, by ``break``, cancellation or `aclose`, cancels on the daemon."""
-
-    def __init__(self, describe_run: DescribeRun) -> None:
-        self._run = describe_run
-
-    async def __anext__(self) -> Batch:
-        batch = await self._run.next()
-        if batch is None:
-            raise StopAsyncIteration
-        return batch
-
-    async def aclose(self) -> None:
-        """Cancel what is under way."""
-        self._run.leave()
-
-    async def __aenter__(self) -> AsyncBatches:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._run.leave()
-
-    def __del__(self) -> None:
-        self._run.leave()
+from vlmd_protocol.messages import CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
 
 
 class AsyncClient:
@@ -101,31 +80,149 @@ class AsyncClient:
         """
         return await self._core.shutdown()
 
+    @overload
     def describe(
-        self, images: Iterable[ImageLike] | AsyncIterable[ImageLike], **options: Unpack[DescribeOptions]
-    ) -> AsyncBatches:
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: None = None,
+        **options: Unpack[DescribeOptions],
+    ) -> AsyncBatches[None]: ...
+
+    @overload
+    def describe(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: type[Value],
+        **options: Unpack[DescribeOptions],
+    ) -> AsyncBatches[Value]: ...
+
+    @overload
+    def describe(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: object,
+        **options: Unpack[DescribeOptions],
+    ) -> AsyncBatches[Any]: ...
+
+    def describe(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: object = None,
+        **options: Unpack[DescribeOptions],
+    ) -> AsyncBatches[Any]:
         """Describe images and return their batches as they come.
 
         Args:
             images: paths, ``(path, timestamp)`` pairs or `Image`s; any iterable or async iterable, also an endless
                 one: it is read only a few hundred frames ahead of the batches that are taken. A plain iterable is
                 read in the event loop and should not block.
+            schema: of each frame's `record`: a JSON Schema, or a type of which each frame's `value` is an instance;
+                see `generate`.
             options: see `DescribeOptions`.
 
         Raises:
             InvalidRequestError: the batch size is out of bounds.
-            TypeError: `images` is a single image.
+            TypeError: `images` is a single image, or `schema` is none.
 
         The iterator raises `RequestError` where the daemon refuses, `DeadlineError`, and `DaemonError` where the
         daemon was lost and could not be had back.
         """
-        return AsyncBatches(start_run(self._core, images, **options))
+        return AsyncBatches(start_run(self._core, images, schema=schema, **options))
+
+    @overload
+    async def describe_all(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: None = None,
+        **options: Unpack[DescribeOptions],
+    ) -> list[Frame[None]]: ...
+
+    @overload
+    async def describe_all(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: type[Value],
+        **options: Unpack[DescribeOptions],
+    ) -> list[Frame[Value]]: ...
+
+    @overload
+    async def describe_all(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: object,
+        **options: Unpack[DescribeOptions],
+    ) -> list[Frame[Any]]: ...
 
     async def describe_all(
-        self, images: Iterable[ImageLike] | AsyncIterable[ImageLike], **options: Unpack[DescribeOptions]
-    ) -> list[Frame]:
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike],
+        *,
+        schema: object = None,
+        **options: Unpack[DescribeOptions],
+    ) -> list[Frame[Any]]:
         """Describe images and return all their frames, in order; see `describe`."""
-        return [frame async for batch in self.describe(images, **options) for frame in batch.results]
+        return [frame async for batch in self.describe(images, schema=schema, **options) for frame in batch.results]
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, schema: None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncGeneration[None]: ...
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, schema: type[Value], **options: Unpack[GenerateOptions]
+    ) -> AsyncGeneration[Value]: ...
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, schema: object, **options: Unpack[GenerateOptions]
+    ) -> AsyncGeneration[Any]: ...
+
+    def generate(
+        self, prompt: Prompt, *, schema: object = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncGeneration[Any]:
+        """Generate text from a prompt, or from the messages of a conversation.
+
+        ::
+
+            async for text in client.generate("Name three colours."):
+                print(text, end="", flush=True)
+
+        Args:
+            prompt: text, or messages of which the last is the user's: `Message`s, or dicts as on the wire.
+            schema: of the text: a JSON Schema as a dict; or a type that msgspec knows (a Struct, a dataclass, a
+                TypedDict, ``list[X]``, ``Literal``), or a pydantic model, of which awaited `value()` is an instance.
+            options: see `GenerateOptions`.
+
+        Raises:
+            InvalidRequestError: a message has a role or blocks that there are not.
+            TypeError: an argument is of a type that cannot be sent.
+
+        The iterator raises `RequestError` where the daemon refuses, `DeadlineError`, and `DaemonError` where the
+        daemon was lost: before the first piece another one is asked, once; after it, the text might go on as another.
+        """
+        return AsyncGeneration(start_generate(self._core, prompt, schema=schema, **options))
+
+    async def count_tokens(self, prompt: Prompt, **options: Unpack[CountOptions]) -> CountResult:
+        """Count the tokens of a prompt, its pictures included, and whether it fits the model; nothing is inferred.
+
+        Args:
+            prompt: as for `generate`.
+            options: see `CountOptions`.
+
+        Raises:
+            RequestError: the daemon refuses.
+            DaemonError: there is no usable daemon.
+            DeadlineError: it does not answer in time.
+        """
+        return await run_count(self._core, start_count(self._core, prompt, **options))
 
     async def close(self) -> None:
         """End the connection, and a private daemon with it; who still waits gets `ClosedError`."""

@@ -147,7 +147,7 @@ class Connector:
         if self._aborted:
             raise ClosedError("The client was closed.")
         idle_timeout_s = None if owned else SHARED_IDLE_TIMEOUT_S
-        command = serve_command(self._command, path, self._settings.model, idle_timeout_s)
+        command = serve_command(self._command, path, self._settings.model, self._settings.text_model, idle_timeout_s)
         if self.process is not None:
             await self.process.stop(DRAIN_S, TERM_S)
         self.process = process = DaemonProcess(self._runtime, command, owned=owned, log=self._log)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic
 
 from vlmd._core import ClientCore
 from vlmd._images import Source
 from vlmd._job import DescribeJob
 from vlmd._link import Box, Link
+from vlmd._patience import Patience
 from vlmd._results import Batch, Progress
 from vlmd._session import Batched, Broken, Event, News, Refused
 from vlmd._timeouts import Timeouts
+from vlmd._types import Value_co
 from vlmd_protocol.errors import (
-    BusyError,
     ConnectError,
     ConnectionLostError,
     DeadlineError,
@@ -24,18 +26,15 @@ from vlmd_protocol.errors import (
 # How long the next request may hold up a batch that is already there, when the socket's buffer is full.
 _FLUSH_AHEAD_S = 0.1
 
-# An attached daemon is somebody else's to restart; it is looked for so often meanwhile.
-_RECONNECT_S = 0.1
 
-
-class DescribeRun:
+class DescribeRun(Generic[Value_co]):
     """One call of `describe`."""
 
     def __init__(
         self,
         core: ClientCore,
         source: Source,
-        job: DescribeJob,
+        job: DescribeJob[Value_co],
         timeouts: Timeouts,
         *,
         resume: bool,
@@ -45,18 +44,15 @@ class DescribeRun:
         self._runtime = core.runtime
         self._source = source
         self._job = job
-        self._timeouts = timeouts
-        self._resume = resume
+        self._patience = Patience(
+            core, timeouts, between_s=timeouts.between_batches_s, between="between_batches", resume=resume
+        )
         self._on_progress = on_progress
         self._link: Link | None = None
         self._box = Box(core.runtime)
-        self._heard_s = 0.0
-        self._heard_batch = False
-        self._total_until_s: float | None = None
-        self._reconnect_until_s: float | None = None
         self._over = False
 
-    async def next(self) -> Batch | None:
+    async def next(self) -> Batch[Value_co] | None:
         """Return the next batch, None after the last. After an error or `leave` there is none either.
 
         Raises:
@@ -82,11 +78,9 @@ class DescribeRun:
             for request_id in self._job.under_way:
                 self._link.cancel(request_id)
 
-    async def _next(self) -> Batch | None:
+    async def _next(self) -> Batch[Value_co] | None:
         job = self._job
-        self._heard_s = self._runtime.now_s()  # the caller's own time does not count
-        if self._total_until_s is None and self._timeouts.total_s is not None:
-            self._total_until_s = self._heard_s + self._timeouts.total_s
+        self._patience.begin()
         while True:
             await self._pull()
             if (link := self._core.current_link()) is not None and link is self._link and link.lost is None:
@@ -130,7 +124,7 @@ class DescribeRun:
         lost = None if link is None else link.lost  # looked at first: after a loss, no batch is added to the box
         try:
             if (event := self._box.poll()) is not None:  # what came before a loss is kept
-                await self._receive(event, self._deadline()[0])
+                await self._receive(event, self._patience.deadline()[0])
                 return
             if lost is not None and self._job.under_way:
                 raise await self._core.explain(lost)
@@ -141,10 +135,9 @@ class DescribeRun:
                 self._job.unask()
                 self._box = Box(self._runtime)
                 self._link = link
-                self._heard_batch = False
-                self._heard_s = self._runtime.now_s()
+                self._patience.note_asked()
             self._ask(link)
-            until_s, phase = self._deadline()
+            until_s, phase = self._patience.deadline()
             await link.flush(until_s)
             if (event := await self._box.next(until_s)) is None:
                 raise DeadlineError(f"No frame came in time ({phase}); the job was cancelled.", phase=phase)
@@ -156,15 +149,13 @@ class DescribeRun:
         match event:
             case News() as news:
                 if news.is_load_progress:
-                    self._heard_s = self._runtime.now_s()
+                    self._patience.note_loading()
             case Batched() as line:
                 self._take_line(line)
-                self._heard_s = self._runtime.now_s()
-                self._heard_batch = True
-                self._reconnect_until_s = None
+                self._patience.note_piece()
             case Refused(request_id=request_id, error=error):
                 self._job.unask(request_id)
-                await self._wait_for_room(error, until_s)
+                await self._patience.wait_for_room(error, until_s)
             case Broken(error):
                 raise await self._core.explain(error)
             case _:
@@ -178,52 +169,8 @@ class DescribeRun:
                 self._link.close(error)  # a peer that mixes up frames is not talked to any further
             raise
 
-    async def _wait_for_room(self, error: VlmdError, until_s: float) -> None:
-        """Wait as long as a busy daemon says, if there is time.
-
-        Raises:
-            RequestError: any other refusal, or there is no time.
-        """
-        after_s = error.retry_after_s if isinstance(error, BusyError) else None
-        if after_s is None or self._runtime.now_s() + after_s > until_s:
-            raise error
-        await self._runtime.sleep(after_s)
-
-    def _deadline(self) -> tuple[float, str]:
-        """Return when to stop waiting, and the name of that deadline.
-
-        Raises:
-            DeadlineError: the whole job's time is over.
-        """
-        limit_s = self._timeouts.between_batches_s if self._heard_batch else self._timeouts.first_byte_s
-        until_s = float("inf") if limit_s is None else self._heard_s + limit_s
-        phase = "between_batches" if self._heard_batch else "first_byte"
-        if self._total_until_s is not None and self._total_until_s <= until_s:
-            if self._runtime.now_s() >= self._total_until_s:
-                raise DeadlineError("The job took too long; it was cancelled.", phase="total")
-            return self._total_until_s, "total"
-        return until_s, phase
-
     async def _recover(self, error: ConnectionLostError | ConnectError | StartError) -> None:
-        """Wait a moment before the next connection.
-
-        Raises:
-            VlmdError: there is to be none: it never was there, or said why it cannot start.
-        """
         self._job.unask()
         self._link = None
         self._box = Box(self._runtime)
-        if not (self._resume and self._core.was_connected) or (
-            isinstance(error, StartError) and error.code != StartError("").code
-        ):
-            raise error
-        now_s = self._runtime.now_s()
-        if self._core.settings.ownership == "attached":
-            if self._reconnect_until_s is None:
-                self._reconnect_until_s = now_s + self._timeouts.connect_s
-            if now_s >= self._reconnect_until_s:
-                raise ConnectionLostError(f"The daemon went away and did not come back: {error}") from error
-            await self._runtime.sleep(_RECONNECT_S)
-        else:
-            self._core.log(f"{error} Going on with what is left.".splitlines()[0])
-            await self._runtime.sleep(self._core.connector.delay_s())
+        await self._patience.wait_for_restart(error)

@@ -90,16 +90,30 @@ class Source:
         return frame
 
     def _refer(self, item: ImageLike) -> ImageRef:
-        image = item if isinstance(item, Image) else Image(*item) if isinstance(item, tuple) else Image(item)
-        path = os.fspath(cast("object", image.path))  # type: ignore[call-overload]
-        if not isinstance(path, str):
-            raise TypeError(f"An image's path is a str or PathLike[str], not {type(path).__name__}.")
+        image = as_image(item)
         return ImageRef(
-            image_path=os.path.join(self._folder, path),  # noqa: PTH118
+            image_path=absolute_path(image, self._folder),
             timestamp=image.timestamp,
             index=self._taken if image.index is None else image.index,
             id=image.id,
         )
+
+
+def as_image(item: ImageLike) -> Image:
+    """Return what a caller passed as an image."""
+    return item if isinstance(item, Image) else Image(*item) if isinstance(item, tuple) else Image(item)
+
+
+def absolute_path(image: Image, folder: str) -> str:
+    """Return the path of `image`, a relative one resolved against `folder`.
+
+    Raises:
+        TypeError: its path is none.
+    """
+    path = os.fspath(cast("object", image.path))  # type: ignore[call-overload]
+    if not isinstance(path, str):
+        raise TypeError(f"An image's path is a str or PathLike[str], not {type(path).__name__}.")
+    return os.path.join(folder, path)  # noqa: PTH118 - text in, text out
 
 
 def _length(images: object) -> int | None:

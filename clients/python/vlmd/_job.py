@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Generic
 
 import msgspec
 
 from vlmd._results import Batch, Frame, Progress
+from vlmd._schema import Schema
 from vlmd._session import Batched
+from vlmd._types import Value_co
 from vlmd_protocol.errors import InvalidRequestError, ProtocolError
 from vlmd_protocol.limits import MAX_BATCH_SIZE
 from vlmd_protocol.messages import DescribeParams, FrameResult, ImageRef
@@ -39,7 +42,7 @@ class _Chunk:
         return self.received == len(self.frames)
 
 
-class DescribeJob:
+class DescribeJob(Generic[Value_co]):
     """State of one job. `options` is a `DescribeParams` whose images are replaced chunk by chunk.
 
     Attributes:
@@ -51,11 +54,12 @@ class DescribeJob:
         InvalidRequestError: the batch size is out of bounds.
     """
 
-    def __init__(self, options: DescribeParams, total: int | None) -> None:
+    def __init__(self, options: DescribeParams, total: int | None, schema: Schema[Value_co] | None = None) -> None:
         if not 1 <= options.batch_size <= MAX_BATCH_SIZE:
             message = f"batch_size is {options.batch_size}; it must be from 1 to {MAX_BATCH_SIZE}."
             raise InvalidRequestError(message, code="invalid_params")
         self._options = options
+        self._schema = schema
         self._total = total
         self._chunks: deque[_Chunk] = deque()
         self._taken = 0
@@ -158,13 +162,13 @@ class DescribeJob:
 
     # --- output -----------------------------------------------------------------------------------------------
 
-    def take(self) -> Batch | None:
+    def take(self) -> Batch[Value_co] | None:
         """Return the next batch, if it is there and it is known whether it is the last."""
         if not self._chunks or not self._chunks[0].ready or self.wants_peek:
             return None
         chunk = self._chunks[0]
         done = self._input_ended and self._is_last_known()
-        results = [Frame.of(result) for result in chunk.ready.popleft()]
+        results = [Frame.of(result, self._schema) for result in chunk.ready.popleft()]
         if chunk.complete and not chunk.ready:
             self._chunks.popleft()
         self._batches += 1

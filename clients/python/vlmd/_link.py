@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from vlmd._runtime import Runtime
-from vlmd._session import Answered, Batched, Broken, ClientSession, Event, News, Refused
+from vlmd._session import Batched, Broken, ClientSession, Event, News, Piece
 from vlmd_protocol.errors import ConnectError, ConnectionLostError, DeadlineError, VlmdError
 from vlmd_protocol.messages import HelloResult, Wire
 
@@ -196,8 +196,8 @@ class Link:
                 self.draining = self.draining or event.event == "draining"
                 for box in set(self._boxes.values()):
                     box.put(event)
-            case Answered() | Refused() | Batched():
-                more = isinstance(event, Batched) and not event.done
+            case _:
+                more = isinstance(event, Piece) or (isinstance(event, Batched) and not event.done)
                 asker = self._boxes.get(event.request_id) if more else self._boxes.pop(event.request_id, None)
                 if asker is not None:
                     asker.put(event)

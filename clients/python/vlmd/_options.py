@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, TypedDict
-
-import msgspec
 
 from vlmd._core import ClientCore
 from vlmd._describe import DescribeRun
 from vlmd._images import ImageLike, Source
 from vlmd._job import DescribeJob
 from vlmd._results import Progress
+from vlmd._schema import schema_of
 from vlmd._settings import model_name
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.limits import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS
@@ -26,6 +25,7 @@ class ClientOptions(TypedDict, total=False):
     """Keywords of a client.
 
     Attributes:
+        text_model: that a started daemon loads beside its model, for prompts without pictures.
         shared: True for the user's one shared daemon, started if there is none; False for a private daemon whatever
             ``VLMD_SOCKET`` says; by default a private one unless ``VLMD_SOCKET`` names a socket. A private daemon ends
             with its client, or with this process however that ends.
@@ -39,6 +39,7 @@ class ClientOptions(TypedDict, total=False):
             threads; by default they go to the logger ``vlmd.client``.
     """
 
+    text_model: str | None
     shared: bool | None
     socket: str | os.PathLike[str] | None
     start: bool
@@ -59,7 +60,6 @@ class DescribeOptions(TypedDict, total=False):
         mode: ``parallel`` (default) for each frame on its own, ``interleaved`` for frames that explain each other.
         model: asked for by name; by default the daemon's.
         prompt: instructions instead of the built-in ones.
-        schema: JSON Schema of each frame's `record`.
         grammar: False leaves the model's output unconstrained.
         priority: ``interactive`` goes before ``batch`` (default).
         on_progress: called in the caller's thread or task before each batch is returned.
@@ -73,7 +73,6 @@ class DescribeOptions(TypedDict, total=False):
     mode: Mode
     model: str | None
     prompt: str | None
-    schema: Mapping[str, Any] | None
     grammar: bool
     priority: Priority
     on_progress: Callable[[Progress], None] | None
@@ -85,21 +84,22 @@ def start_run(
     core: ClientCore,
     images: Iterable[ImageLike] | AsyncIterable[ImageLike],
     *,
+    schema: object = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
     max_tokens: int = DEFAULT_MAX_TOKENS,
     max_tokens_per_frame: int | None = None,
     mode: Mode = "parallel",
     model: str | None = None,
     prompt: str | None = None,
-    schema: Mapping[str, Any] | None = None,
     grammar: bool = True,
     priority: Priority = "batch",
     on_progress: Callable[[Progress], None] | None = None,
     timeouts: Timeouts | None = None,
     resume: bool | None = None,
-) -> DescribeRun:
+) -> DescribeRun[Any]:
     """Return the run of one `describe` call; nothing is read or asked yet."""
     core.check_open()
+    found = schema_of(schema)
     if model is None and core.settings.ownership != "owned":
         model = core.settings.model  # a shared daemon may have been started with another
     options = DescribeParams(
@@ -110,16 +110,15 @@ def start_run(
         mode=mode,
         model=model_name(model),
         prompt=prompt,
-        schema=None if schema is None else dict(schema),
+        schema=None if found is None else found.document,
         grammar=grammar,
         priority=priority,
     )
-    msgspec.json.encode(options)  # a schema that is no JSON fails here, with the caller on the stack
     source = Source(images, core.runtime)
     return DescribeRun(
         core,
         source,
-        DescribeJob(options, source.total),
+        DescribeJob(options, source.total, found),
         core.settings.timeouts if timeouts is None else timeouts,
         resume=core.settings.resume if resume is None else resume,
         on_progress=on_progress,

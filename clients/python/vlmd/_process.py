@@ -207,11 +207,15 @@ class DaemonProcess:
         self._log(line)
 
 
-def serve_command(base: Sequence[str], socket: Path, model: str | None, idle_timeout_s: float | None) -> list[str]:
+def serve_command(
+    base: Sequence[str], socket: Path, model: str | None, text_model: str | None, idle_timeout_s: float | None
+) -> list[str]:
     """Return the command line of a daemon."""
     command = [*base, "serve", "--socket", str(socket)]
     if model is not None:
         command += ["--model", model]
+    if text_model is not None:
+        command += ["--text-model", text_model]
     if idle_timeout_s is not None:
         command += ["--idle-timeout", f"{idle_timeout_s:g}"]
     return command

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic
 
-from vlmd_protocol.messages import FrameResult
+from vlmd._schema import Mismatch, Schema
+from vlmd._types import Value_co
+from vlmd_protocol.messages import FinishReason, FrameResult, Usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
+class Frame(Generic[Value_co]):
     """What one frame shows.
 
     Attributes:
@@ -22,6 +24,8 @@ class Frame:
         topics: what it is about.
         raw_response: the model's text, where it is no record.
         record: the object that validates against the caller's schema.
+        value: the record as an instance of the type that was passed as `schema`; the record itself where that was a
+            dict; None where the frame failed.
         error: why this frame failed; the string fields are filled all the same.
         code: one of `vlmd_protocol.errors.FRAME_CODES` where it failed.
         id: as the caller gave it.
@@ -39,6 +43,7 @@ class Frame:
     error: str | None = None
     code: str | None = None
     id: int | str | None = None
+    value: Value_co | None = None
 
     @property
     def ok(self) -> bool:
@@ -46,9 +51,30 @@ class Frame:
         return self.error is None and self.code is None
 
     @classmethod
-    def of(cls, result: FrameResult) -> Frame:
-        """Return the frame of a result line."""
-        return cls(**{field.name: getattr(result, field.name) for field in fields(cls)})
+    def of(cls, result: FrameResult, schema: Schema[Value_co] | None = None) -> Frame[Value_co]:
+        """Return the frame of a result line; with a record that is not of the schema's type, it failed."""
+        value: Value_co | None = None
+        error, code = result.error, result.code
+        if schema is not None and error is None and code is None:
+            try:
+                value = schema.value_of(result.record)
+            except Mismatch as mismatch:
+                error, code = str(mismatch), "unparsed"
+        return cls(
+            index=result.index,
+            timestamp=result.timestamp,
+            image_path=result.image_path,
+            description=result.description,
+            activity=result.activity,
+            apps=result.apps,
+            topics=result.topics,
+            raw_response=result.raw_response,
+            record=result.record,
+            error=error,
+            code=code,
+            id=result.id,
+            value=value,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +86,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class Batch(Generic[Value_co]):
     """Some frames, in order.
 
     Attributes:
@@ -72,6 +98,36 @@ class Batch:
     """
 
     batch: int
-    results: list[Frame]
+    results: list[Frame[Value_co]]
     progress: Progress
     done: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """A piece of a generated text, or of the thinking before it; the other one is empty."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateResult(Generic[Value_co]):
+    """The end of a generation.
+
+    Attributes:
+        text: the whole text, as its deltas were.
+        reasoning: what the model thought before, where it did.
+        finish_reason: ``stop``, or ``length`` where `max_tokens` ended the text.
+        usage: tokens, tokens/s, seconds to the first token, peak memory in bytes.
+        value: of the type that was passed as `schema`, the decoded object where that was a dict; None without a schema,
+            or where the text is not of the type.
+        value_error: why there is no value.
+    """
+
+    text: str
+    reasoning: str | None
+    finish_reason: FinishReason
+    usage: Usage
+    value: Value_co | None = None
+    value_error: str | None = None

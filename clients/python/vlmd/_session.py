@@ -11,7 +11,7 @@ import msgspec
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, Malformed, decode_reply, encode_line
 from vlmd_protocol.errors import ProtocolError, RequestError, VlmdError, error_from_code, shorten
 from vlmd_protocol.limits import MAX_FRAME_BYTES
-from vlmd_protocol.messages import CancelParams, FrameResult, Progress, Reply, Request, Wire
+from vlmd_protocol.messages import CancelParams, FinishReason, FrameResult, Progress, Reply, Request, Usage, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,26 @@ class Batched:
     results: list[FrameResult]
     progress: Progress | None
     done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the text of `request_id`, or of the thinking before it."""
+
+    request_id: int
+    text: str
+    reasoning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The end of a generation: its whole text."""
+
+    request_id: int
+    text: str
+    reasoning: str | None
+    finish_reason: FinishReason
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +83,7 @@ class Broken:
     error: VlmdError
 
 
-Event: TypeAlias = Answered | Batched | Refused | News | Broken
+Event: TypeAlias = Answered | Batched | Piece | Generated | Refused | News | Broken
 
 
 class ClientSession:
@@ -139,10 +159,17 @@ class ClientSession:
             if reply.done:
                 self._pending.discard(request_id)
             return Batched(request_id, reply.results, reply.progress, reply.done)
+        if reply.text is not None and reply.finish_reason is not None and reply.usage is not None and reply.done:
+            self._pending.discard(request_id)
+            return Generated(request_id, reply.text, reply.reasoning, reply.finish_reason, reply.usage)
+        if (reply.delta is not None or reply.reasoning_delta is not None) and not reply.done:
+            return Piece(request_id, reply.delta or "", reply.reasoning_delta or "")
         if reply.result and reply.done:
             self._pending.discard(request_id)
             return Answered(request_id, reply)
-        return self._break(ProtocolError(f"The peer's line for request {request_id} has no result, batch or error."))
+        return self._break(
+            ProtocolError(f"The peer's line for request {request_id} has no result, batch, text or error.")
+        )
 
     def _unaddressed(self, reply: Reply) -> VlmdError:
         if reply.error is None:

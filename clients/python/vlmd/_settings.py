@@ -30,6 +30,7 @@ class Settings:
         ownership: whose daemon it is.
         socket: where it listens; None for an owned one, whose path is chosen at each start.
         model: that a started daemon loads.
+        text_model: that it loads beside it, for prompts without pictures.
         command: as the caller gave it, or None.
         python: as the caller gave it, or None.
         timeouts: deadlines.
@@ -40,6 +41,7 @@ class Settings:
     ownership: Ownership
     socket: Path | None
     model: str | None
+    text_model: str | None
     command: str | Sequence[str] | None
     python: str | os.PathLike[str] | None
     timeouts: Timeouts
@@ -58,6 +60,7 @@ def model_name(model: str | None) -> str | None:
 def resolve(
     *,
     model: str | None = None,
+    text_model: str | None = None,
     shared: bool | None = None,
     socket: str | os.PathLike[str] | None = None,
     start: bool = True,
@@ -92,6 +95,7 @@ def resolve(
         ownership="owned" if path is None else "shared" if start else "attached",
         socket=path,
         model=model_name(model),
+        text_model=model_name(text_model),
         command=command,
         python=python,
         timeouts=timeouts or Timeouts(),

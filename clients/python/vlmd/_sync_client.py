@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
-from typing import Unpack
+from collections.abc import Iterable
+from typing import Any, Unpack, overload
 
 from vlmd._blocking import BlockingRuntime, run
 from vlmd._core import ClientCore
-from vlmd._describe import DescribeRun
+from vlmd._generate import run_count
+from vlmd._generate_options import CountOptions, GenerateOptions, start_count, start_generate
 from vlmd._images import ImageLike
 from vlmd._options import ClientOptions, DescribeOptions, start_run
-from vlmd._results import Batch, Frame
+from vlmd._prompt import Prompt
+from vlmd._results import Frame
 from vlmd._settings import resolve
-from vlmd_protocol.messages import HelloResult, PingResult, ShutdownResult, StatusResult
-
-
-class Batches(Iterator[Batch]):
-    """The batches of one call, in order. To leave it, by ``break``, an exception or `close`, cancels on the daemon."""
-
-    def __init__(self, client: Client, describe_run: DescribeRun) -> None:
-        self._client = client  # a client that nobody else holds must live as long as its batches
-        self._run = describe_run
-
-    def __next__(self) -> Batch:
-        batch = run(self._run.next())
-        if batch is None:
-            raise StopIteration
-        return batch
-
-    def close(self) -> None:
-        """Cancel what is under way."""
-        self._run.leave()
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._run.leave()
+from vlmd._sync_batches import Batches
+from vlmd._sync_generation import Generation
+from vlmd._types import Value
+from vlmd_protocol.messages import CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
 
 
 class Client:
@@ -95,26 +73,112 @@ class Client:
         """
         return run(self._core.shutdown())
 
-    def describe(self, images: Iterable[ImageLike], **options: Unpack[DescribeOptions]) -> Batches:
+    @overload
+    def describe(
+        self, images: Iterable[ImageLike], *, schema: None = None, **options: Unpack[DescribeOptions]
+    ) -> Batches[None]: ...
+
+    @overload
+    def describe(
+        self, images: Iterable[ImageLike], *, schema: type[Value], **options: Unpack[DescribeOptions]
+    ) -> Batches[Value]: ...
+
+    @overload
+    def describe(
+        self, images: Iterable[ImageLike], *, schema: object, **options: Unpack[DescribeOptions]
+    ) -> Batches[Any]: ...
+
+    def describe(
+        self, images: Iterable[ImageLike], *, schema: object = None, **options: Unpack[DescribeOptions]
+    ) -> Batches[Any]:
         """Describe images and return their batches as they come.
 
         Args:
             images: paths, ``(path, timestamp)`` pairs or `Image`s; any iterable, also an endless one: it is read, on
                 the caller's thread, only a few hundred frames ahead of the batches that are taken.
+            schema: of each frame's `record`: a JSON Schema, or a type of which each frame's `value` is an instance;
+                see `generate`.
             options: see `DescribeOptions`.
 
         Raises:
             InvalidRequestError: the batch size is out of bounds.
-            TypeError: `images` is a single image.
+            TypeError: `images` is a single image, or `schema` is none.
 
         The iterator raises `RequestError` where the daemon refuses, `DeadlineError`, and `DaemonError` where the
         daemon was lost and could not be had back.
         """
-        return Batches(self, start_run(self._core, images, **options))
+        return Batches(self, start_run(self._core, images, schema=schema, **options))
 
-    def describe_all(self, images: Iterable[ImageLike], **options: Unpack[DescribeOptions]) -> list[Frame]:
+    @overload
+    def describe_all(
+        self, images: Iterable[ImageLike], *, schema: None = None, **options: Unpack[DescribeOptions]
+    ) -> list[Frame[None]]: ...
+
+    @overload
+    def describe_all(
+        self, images: Iterable[ImageLike], *, schema: type[Value], **options: Unpack[DescribeOptions]
+    ) -> list[Frame[Value]]: ...
+
+    @overload
+    def describe_all(
+        self, images: Iterable[ImageLike], *, schema: object, **options: Unpack[DescribeOptions]
+    ) -> list[Frame[Any]]: ...
+
+    def describe_all(
+        self, images: Iterable[ImageLike], *, schema: object = None, **options: Unpack[DescribeOptions]
+    ) -> list[Frame[Any]]:
         """Describe images and return all their frames, in order; see `describe`."""
-        return [frame for batch in self.describe(images, **options) for frame in batch.results]
+        return [frame for batch in self.describe(images, schema=schema, **options) for frame in batch.results]
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, schema: None = None, **options: Unpack[GenerateOptions]
+    ) -> Generation[None]: ...
+
+    @overload
+    def generate(
+        self, prompt: Prompt, *, schema: type[Value], **options: Unpack[GenerateOptions]
+    ) -> Generation[Value]: ...
+
+    @overload
+    def generate(self, prompt: Prompt, *, schema: object, **options: Unpack[GenerateOptions]) -> Generation[Any]: ...
+
+    def generate(self, prompt: Prompt, *, schema: object = None, **options: Unpack[GenerateOptions]) -> Generation[Any]:
+        """Generate text from a prompt, or from the messages of a conversation.
+
+        ::
+
+            for text in client.generate("Name three colours."):
+                print(text, end="", flush=True)
+
+        Args:
+            prompt: text, or messages of which the last is the user's: `Message`s, or dicts as on the wire.
+            schema: of the text: a JSON Schema as a dict; or a type that msgspec knows (a Struct, a dataclass, a
+                TypedDict, ``list[X]``, ``Literal``), or a pydantic model, of which `value()` is an instance.
+            options: see `GenerateOptions`.
+
+        Raises:
+            InvalidRequestError: a message has a role or blocks that there are not.
+            TypeError: an argument is of a type that cannot be sent.
+
+        The iterator raises `RequestError` where the daemon refuses, `DeadlineError`, and `DaemonError` where the
+        daemon was lost: before the first piece another one is asked, once; after it, the text might go on as another.
+        """
+        return Generation(self, start_generate(self._core, prompt, schema=schema, **options))
+
+    def count_tokens(self, prompt: Prompt, **options: Unpack[CountOptions]) -> CountResult:
+        """Count the tokens of a prompt, its pictures included, and whether it fits the model; nothing is inferred.
+
+        Args:
+            prompt: as for `generate`.
+            options: see `CountOptions`.
+
+        Raises:
+            RequestError: the daemon refuses.
+            DaemonError: there is no usable daemon.
+            DeadlineError: it does not answer in time.
+        """
+        return run(run_count(self._core, start_count(self._core, prompt, **options)))
 
     def close(self) -> None:
         """End the connection, and a private daemon with it; who still waits gets `ClosedError`."""
