@@ -127,6 +127,7 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (folder / name).mkdir(parents=True)
     for model, meant in (("org/name", str(tmp_path / "org/name")), ("org/other", "org/other"), ("demo", "demo")):
         assert config.load({"model": model}, environ={}, file=found.file).settings.model == meant
+        assert config.load({"text_model": model}, environ={}, file=found.file).settings.text_model == meant
     in_file = config.load(environ={}, file=write(folder, 'model = "org/name"'))
     assert in_file.settings.model == str(folder / "org/name")
 
@@ -136,6 +137,7 @@ def test_fingerprint_changes_with_what_changes_answers(tmp_path: Path) -> None:
     plain = config.load(environ={}, file=file)
     assert plain.fingerprint == config.load({"verbose": True, "width": 9}, environ={}, file=file).fingerprint
     assert plain.fingerprint != config.load({"model": "other"}, environ={}, file=file).fingerprint
+    assert plain.fingerprint != config.load({"text_model": "other"}, environ={}, file=file).fingerprint
     assert plain.fingerprint != config.load({"max_source_pixels": 1}, environ={}, file=file).fingerprint
 
 

@@ -12,6 +12,7 @@ from vlmd_bridge.cli.report import report_error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--model", metavar="M", help="name or folder of the model; demo for the demonstration's")
+    parser.add_argument("--text-model", metavar="M", help="a second model, for prompts without pictures")
     parser.add_argument("--socket", metavar="PATH", help="where to listen (default: the user's shared socket)")
     parser.add_argument("--owned", action="store_true", help="end with the parent process, or at the end of stdin")
     parser.add_argument("--ready-fd", type=int, metavar="N", help="descriptor for start-up lines, one JSON object each")
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     flags = {
         "model": args.model,
+        "text_model": args.text_model,
         "socket": args.socket,
         "idle_timeout_s": args.idle_timeout,
         "drain_timeout_s": args.drain_timeout,
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return exits.MODEL
     settings = DaemonSettings(
         model=chosen.model,
+        text_model=chosen.text_model,
+        max_image_pixels=chosen.max_image_pixels,
         socket_path=shared_socket_path() if chosen.socket is None else Path(chosen.socket),
         owned=args.owned,
         ready_fd=args.ready_fd,

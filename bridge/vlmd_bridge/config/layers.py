@@ -18,6 +18,9 @@ from vlmd_protocol.errors import shorten
 # Settings that are paths: `~` is expanded, and a relative one in the file counts from the file's folder.
 _PATHS: Final = frozenset({"socket", "log_file"})
 
+# Settings that name a model.
+_MODELS: Final = frozenset({"model", "text_model"})
+
 # Models that are no folders, whatever folder there is.
 _MODEL_NAMES: Final = frozenset({"demo", "fake"})
 
@@ -153,7 +156,7 @@ def _expanded(name: str, value: str, base: Path | None) -> str:
     """
     path = Path.cwd() / (base or "") / Path(value).expanduser()
     written_as_path = value in {".", ".."} or value.startswith(("./", "../", "~", "/"))
-    if name in _PATHS or (name == "model" and (written_as_path or (value not in _MODEL_NAMES and path.is_dir()))):
+    if name in _PATHS or (name in _MODELS and (written_as_path or (value not in _MODEL_NAMES and path.is_dir()))):
         return os.path.normpath(path)
     # `python` may be a command's name, to be found on the PATH.
     return str(Path(value).expanduser()) if name == "python" else value

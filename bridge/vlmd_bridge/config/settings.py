@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting, resolved. The attribute's name is the key of the file; `VLMD_` and it in capitals the variable."""
 
     model: Annotated[str | None, _about("model: a name or a folder", adr="ESCRIBANO_VLM_MODEL", answers=True)] = None
+    text_model: Annotated[
+        str | None, _about("second model, for prompts without pictures: a name or a folder", answers=True)
+    ] = None
     socket: Annotated[str | None, _about("socket path", adr="ESCRIBANO_MLX_SOCKET_PATH")] = None
     python: Annotated[str | None, _about("interpreter that runs the daemon", adr="ESCRIBANO_PYTHON_PATH")] = None
     batch_size: Annotated[
@@ -64,6 +67,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[int, _about("engine threads, 0 for the engine's choice", ge=0, le=_MAX_THREADS)] = 0
     image_processes: Annotated[int, _about("processes that open pictures", ge=1, le=_MAX_PROCESSES)] = 1
     image_timeout_s: Annotated[float, _about("time for one picture", gt=0, le=3600)] = 20.0
+    max_image_pixels: Annotated[
+        int,
+        _about(
+            "pixels that a picture is shrunk to, 0 for as many as the model takes", answers=True, ge=0, le=_MAX_BYTES
+        ),
+    ] = 2048 * 32 * 32
     max_source_pixels: Annotated[int, _about("largest picture, in pixels", answers=True, ge=1, le=_MAX_BYTES)] = (
         100_000_000
     )
