@@ -1,8 +1,8 @@
 """The daemon's side of one connection, sans IO: bytes in, calls and refusals out.
 
 A connection that never said `hello` is *plain* (ADR-006): its requests run one at a time in arrival order, `cancel`
-and `shutdown` act at once, its lines are ASCII-escaped and it gets no unasked ones. One that did is *negotiated* and
-may have many requests in flight.
+and `shutdown` act at once, its lines are ASCII-escaped and in its listener's dialect, and it gets no unasked ones. One
+that did is *negotiated* and may have many requests in flight.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, Malformed, decode_params, decode_request, encode_line
+from vlmd_protocol.dialect import PLAIN, Dialect
 from vlmd_protocol.errors import find_code, shorten
 from vlmd_protocol.limits import MAX_FRAME_BYTES, MAX_IN_FLIGHT, MAX_WAITING_PLAIN
 from vlmd_protocol.messages import METHODS, ErrorLine, Id, Line, Request, Wire
@@ -46,8 +47,9 @@ class Refusal:
 class ServerConnection:
     """State of one connection: kind, live ids, and the requests that wait."""
 
-    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, *, dialect: Dialect = PLAIN, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.negotiated = False
+        self.dialect = dialect
         self._lines = LineDecoder(max_frame_bytes)
         self._live: set[Id] = set()
         self._running: set[Id] = set()
@@ -94,7 +96,9 @@ class ServerConnection:
 
     def encode(self, line: Line) -> bytes:
         """Return the bytes of a line for this kind of connection."""
-        return encode_line(line, ascii_only=not self.negotiated)
+        if self.negotiated:
+            return encode_line(line)
+        return b"".join(encode_line(part, ascii_only=True) for part in self.dialect.lines(line))
 
     def _receive_line(self, line: bytes) -> Iterator[Call | Refusal]:
         try:
@@ -128,7 +132,8 @@ class ServerConnection:
                 code="method_not_found",
                 request_id=request.id,
             )
-        return decode_params(request, params_type)
+        params = decode_params(request, params_type)
+        return params if self.negotiated else self.dialect.complete(request, params)
 
     def _refuse_id(self, request_id: Id | None, message: str, code: str) -> ErrorLine:
         # Each id gets one terminal line: a refused line with the id of a live request is answered without an id.

@@ -222,6 +222,13 @@ class BatchLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=F
     done: _True | msgspec.UnsetType = msgspec.UNSET
 
 
+class DoneLine(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The end of a `describe_images` on a listener for ADR-006's adapter, after the last `BatchLine`."""
+
+    id: Id
+    done: Annotated[bool, msgspec.Meta(description="always true")] = msgspec.field(default_factory=lambda: True)
+
+
 class DeltaLine(Wire, frozen=True, kw_only=True, rename="camel"):
     """A piece of a `generate`: of its text, or of the thinking before it. Never a part of a character."""
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +92,78 @@ def test_a_lock_that_is_a_symlink_is_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(UnsafeSocketError, match="lock"):
         Election(folder / "shared-1.sock")
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.fixture
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of the caller's own choice, which anybody may write to, as /tmp."""
+    folder = Path(tempfile.mkdtemp(prefix="vlmd-t-", dir="/tmp"))
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_folder_like_tmp_will_do_as_long_as_it_is_sticky(chosen: Path) -> None:
+    election = Election(chosen / "s.sock")
+    assert (chosen / "s.sock.lock").stat().st_mode & 0o777 == 0o600
+    election.close()
+    chosen.chmod(0o777)
+    with pytest.raises(UnsafeSocketError, match="replace files"):
+        Election(chosen / "s.sock")
+
+
+def test_a_chosen_folder_of_another_user_is_refused(chosen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.stat
+
+    def owned_by_another(path: Path, **arguments: bool) -> os.stat_result:
+        status = list(real(path, **arguments))
+        status[stat.ST_UID] = 4711
+        return os.stat_result(status)
+
+    monkeypatch.setattr(Path, "stat", owned_by_another)
+    with pytest.raises(UnsafeSocketError, match="4711"):
+        Election(chosen / "s.sock")
+
+
+def test_a_lock_linked_to_another_file_of_ours_is_not_written_to(chosen: Path, tmp_path: Path) -> None:
+    (chosen / "mine").write_text("precious")
+    (chosen / "s.sock.lock").hardlink_to(chosen / "mine")
+    with pytest.raises(UnsafeSocketError, match="not a file of its own"):
+        Election(chosen / "s.sock")
+    assert (chosen / "mine").read_text() == "precious"
+
+
+def test_a_lock_that_is_a_fifo_is_refused_at_once(chosen: Path) -> None:
+    os.mkfifo(chosen / "s.sock.lock")
+    with pytest.raises(UnsafeSocketError, match="lock"):
+        Election(chosen / "s.sock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
+def test_files_of_another_user_are_refused_and_left_alone(chosen: Path) -> None:
+    lock = chosen / "s.sock.lock"
+    lock.touch(0o666)
+    os.chown(lock, 4711, 4711)
+    with pytest.raises(UnsafeSocketError, match=r"4711|Permission denied"):  # the latter by fs.protected_regular
+        Election(chosen / "s.sock")
+    lock.unlink()
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(str(chosen / "s.sock"))
+    os.chown(chosen / "s.sock", 4711, 4711)
+    election = Election(chosen / "s.sock")
+    with pytest.raises(UnsafeSocketError, match="belongs to user 4711"):
+        election.bind()
+    election.close()
+    assert (chosen / "s.sock").exists()
+
+
+def test_a_symlink_at_the_socket_path_is_left_alone(chosen: Path, tmp_path: Path) -> None:
+    (chosen / "s.sock").symlink_to(tmp_path / "elsewhere")
+    election = Election(chosen / "s.sock")
+    with pytest.raises(UnsafeSocketError, match="not a socket"):
+        election.bind()
+    election.close()
+    assert (chosen / "s.sock").is_symlink()
 
 
 def test_the_lock_of_a_single_owners_socket_goes_with_it(folder: Path) -> None:

@@ -27,11 +27,17 @@ VERBS: Final = {
     "stop": "let the shared daemon finish what runs, and end it",
     "logs": "show the log",
     "demo": "describe a synthetic recording with the demonstration's own model",
+    "mlx-bridge": "be the bridge that ADR-006's adapter starts",
     "config": "show every setting and where it comes from",
 }
 
-# The extra `mlx`, by what it makes importable. A bare installation has the client only.
+# The extra `mlx`, by what it makes importable. A bare installation has the client only; a checkout that nobody
+# installed lacks even what that needs.
 _ENGINE_MODULES: Final = ("llguidance", "mlx", "mlx_vlm", "numpy", "PIL", "platformdirs", "psutil", "rich")
+_BASE_MODULES: Final = ("anyio", "msgspec")
+
+# Verbs that a spawner waits for: it is told on standard output, or its descriptor, how their start-up ended.
+_SPAWNED: Final = ("serve", "mlx-bridge")
 
 NOT_INSTALLED_CODE: Final = "engine_not_installed"
 
@@ -64,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(name: str, argv: Sequence[str]) -> int:
-    verb = cast("Verb", importlib.import_module(f"vlmd_bridge.cli.{name}"))
+    verb = cast("Verb", importlib.import_module(f"vlmd_bridge.cli.{name.replace('-', '_')}"))
     parser = argparse.ArgumentParser(prog=f"vlmd {name}", description=f"{VERBS[name].capitalize()}.")
     verb.add_arguments(parser)
     try:
@@ -106,14 +112,15 @@ def _run(name: str, argv: Sequence[str]) -> int:
 
 def missing_modules() -> list[str]:
     """Return the modules of the engine that are not installed; none of them is imported for it."""
-    return [module for module in _ENGINE_MODULES if PathFinder.find_spec(module) is None]
+    return [module for module in (*_BASE_MODULES, *_ENGINE_MODULES) if PathFinder.find_spec(module) is None]
 
 
 def _ready_fd(name: str, args: argparse.Namespace) -> int | None:
-    """Return where a spawner of `serve` waits for news: its descriptor, or -1 for standard output alone."""
-    if name != "serve":
+    """Return where a spawner waits for news: its descriptor, or -1 for standard output alone; None for other verbs."""
+    if name not in _SPAWNED:
         return None
-    return -1 if args.ready_fd is None else int(args.ready_fd)
+    fd = getattr(args, "ready_fd", None)
+    return -1 if fd is None else int(fd)
 
 
 def _overview() -> str:

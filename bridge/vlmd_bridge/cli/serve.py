@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from vlmd_bridge.cli import exits
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="name or folder of the model; demo for the demonstration's")
     parser.add_argument("--text-model", metavar="M", help="a second model, for prompts without pictures")
     parser.add_argument("--socket", metavar="PATH", help="where to listen (default: the user's shared socket)")
+    parser.add_argument("--adr-socket", metavar="PATH", help="listen there as well, as ADR-006's adapter needs it")
     parser.add_argument("--owned", action="store_true", help="end with the parent process, or at the end of stdin")
     parser.add_argument("--ready-fd", type=int, metavar="N", help="descriptor for start-up lines, one JSON object each")
     parser.add_argument(
@@ -29,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from vlmd_bridge import config, paths
-    from vlmd_bridge.daemon.settings import DaemonSettings
+    from vlmd_bridge import config
+    from vlmd_bridge.cli.daemon_settings import daemon_settings
     from vlmd_protocol.paths import shared_socket_path
 
     flags = {
@@ -53,25 +56,15 @@ def run(args: argparse.Namespace) -> int:
         ready_fd = -1 if args.ready_fd is None else args.ready_fd
         report_error(no_model_message(), "model_not_configured", ready_fd=ready_fd)
         return exits.MODEL
-    settings = DaemonSettings(
-        model=chosen.model,
-        text_model=chosen.text_model,
-        max_image_pixels=chosen.max_image_pixels,
-        socket_path=shared_socket_path() if chosen.socket is None else Path(chosen.socket),
+    settings = replace(
+        daemon_settings(
+            found,
+            model=chosen.model,
+            socket_path=shared_socket_path() if chosen.socket is None else Path(chosen.socket),
+        ),
+        adr_socket_path=None if args.adr_socket is None else Path(os.path.abspath(args.adr_socket)),  # noqa: PTH100
         owned=args.owned,
         ready_fd=args.ready_fd,
-        idle_timeout_s=chosen.idle_timeout_s or None,
-        drain_timeout_s=chosen.drain_timeout_s,
-        log_file=paths.log_file() if chosen.log_file is None else Path(chosen.log_file),
-        verbose=chosen.verbose,
-        batch_width=chosen.width,
-        threads=chosen.threads,
-        image_processes=chosen.image_processes,
-        image_timeout_s=chosen.image_timeout_s,
-        max_source_pixels=chosen.max_source_pixels,
-        max_source_bytes=chosen.max_source_bytes,
-        image_memory_bytes=chosen.image_memory_bytes,
-        fingerprint=found.fingerprint,
     )
     from vlmd_bridge.daemon.main import run as run_daemon
 

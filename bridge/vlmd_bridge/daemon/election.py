@@ -28,10 +28,11 @@ _SWEEP_AGE_S = 60.0
 
 
 class LostElection(Exception):
-    """Another daemon holds the lock. `pid` is what it wrote there, 0 if unreadable."""
+    """Another daemon holds the lock of `path`. `pid` is what it wrote there, 0 if unreadable."""
 
-    def __init__(self, pid: int) -> None:
-        super().__init__(f"another daemon (pid {pid}) listens there")
+    def __init__(self, path: Path, pid: int) -> None:
+        super().__init__(f"Another daemon (pid {pid}) listens at {path}.")
+        self.path = path
         self.pid = pid
 
 
@@ -49,21 +50,22 @@ class Election:
         paths.check_length(socket_path)
         if socket_path.parent == paths.socket_folder():
             paths.ensure_folder(socket_path.parent)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        else:
+            _check_parent(socket_path.parent)
+        lock = paths.lock_path(socket_path)
+        # O_NONBLOCK: what stands there may be a FIFO.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            self._fd = os.open(paths.lock_path(socket_path), flags, 0o600)
+            self._fd = os.open(lock, flags, 0o600)
         except OSError as error:
-            raise UnsafeSocketError(
-                f"Cannot open the lock {paths.lock_path(socket_path)}: {error.strerror}."
-            ) from error
+            raise UnsafeSocketError(f"Cannot open the lock {lock}: {error.strerror}.") from error
         try:
-            if os.fstat(self._fd).st_uid != os.geteuid():
-                raise UnsafeSocketError(f"The lock {paths.lock_path(socket_path)} belongs to another user.")
+            _check_lock(lock, os.fstat(self._fd))
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._fd, 20, 0)
             os.close(self._fd)
-            raise LostElection(int(holder) if holder.strip().isdigit() else 0) from None
+            raise LostElection(socket_path, int(holder) if holder.strip().isdigit() else 0) from None
         except BaseException:
             os.close(self._fd)
             raise
@@ -74,14 +76,11 @@ class Election:
         """Bind and listen at the path, replacing the socket of a daemon that is gone.
 
         Raises:
-            UnsafeSocketError: something that is no socket stands there; it is left alone.
+            UnsafeSocketError: something that is no socket, or another user's, stands there; it is left alone.
             OSError: the folder cannot be written.
         """
         try:
-            if not stat.S_ISSOCK(self.path.lstat().st_mode):
-                raise UnsafeSocketError(
-                    f"{self.path} exists and is not a socket. Remove it, or choose another path with --socket."
-                )
+            paths.check_socket(self.path)
             self.path.unlink()
         except FileNotFoundError:
             pass
@@ -106,6 +105,30 @@ class Election:
             # Nobody else ever starts at this path, so its lock may go with it.
             paths.lock_path(self.path).unlink(missing_ok=True)
         os.close(self._fd)
+
+
+def _check_parent(folder: Path) -> None:
+    """Check a folder of the caller's own choice: it may be /tmp, but not one where others replace our files."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise UnsafeSocketError(f"Cannot use the socket folder {folder}: {error.strerror}.") from error
+    if status.st_uid not in (0, os.geteuid()):
+        raise UnsafeSocketError(f"The socket folder {folder} belongs to user {status.st_uid}, not to you.")
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise UnsafeSocketError(
+            f"Anybody may replace files in the socket folder {folder} (mode {stat.S_IMODE(status.st_mode):04o}). "
+            f"Choose another one, or run: chmod o-w {folder}"
+        )
+
+
+def _check_lock(lock: Path, status: os.stat_result) -> None:
+    """Check what stands at the lock's path: in /tmp it may be anybody's trap."""
+    if status.st_uid != os.geteuid():
+        raise UnsafeSocketError(f"The lock {lock} belongs to user {status.st_uid}, not to you.")
+    # A second name makes it some other file of ours, linked here by whoever wants us to write into it.
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise UnsafeSocketError(f"The lock {lock} is not a file of its own. Remove it and start again.")
 
 
 def sweep(folder: Path) -> None:

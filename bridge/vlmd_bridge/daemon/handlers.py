@@ -184,7 +184,7 @@ class Handlers:
             version=__version__,
             pid=os.getpid(),
             state=self.state,
-            capabilities=[*METHODS, *_CAPABILITIES],
+            capabilities=[*METHODS, *_CAPABILITIES, *session.connection.dialect.capabilities],
             limits=_LIMITS,
             fingerprint=self._settings.fingerprint,
             models=self._fleet.statuses,

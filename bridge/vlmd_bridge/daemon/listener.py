@@ -76,6 +76,11 @@ class Listener:
         self._rebind()
         return False
 
+    def ensure_path(self) -> None:
+        """Bind the path again if it no longer leads here."""
+        if self._bound is not None and not self._bound.reachable:
+            self._rebind()
+
     async def _accept(self) -> None:
         while True:
             assert self._bound is not None
@@ -122,7 +127,7 @@ class Listener:
             await anyio.sleep(_REBIND_CHECK_S)
             if self._bound is not None and not self._bound.reachable:
                 log.warning("%s was taken away; binding it again", self._bound.path)
-                self._rebind()
+                self.ensure_path()
 
     def _rebind(self) -> None:
         assert self._bound is not None

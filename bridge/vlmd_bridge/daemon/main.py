@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+from collections.abc import Callable
 from types import TracebackType
+from typing import TypeAlias
 
 import anyio
 import anyio.abc
 
-from vlmd_bridge.daemon.election import Election, LostElection, sweep
+from vlmd_bridge.daemon.election import LostElection, sweep
 from vlmd_bridge.daemon.handlers import Handlers
-from vlmd_bridge.daemon.listener import Listener
+from vlmd_bridge.daemon.listeners import Listeners
 from vlmd_bridge.daemon.ready import ReadyChannel
 from vlmd_bridge.daemon.session import Session
 from vlmd_bridge.daemon.settings import DaemonSettings
@@ -27,7 +29,8 @@ from vlmd_bridge.workers.engine import EngineWorker
 from vlmd_bridge.workers.fleet import Fleet
 from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
 from vlmd_protocol.connection import error_line
-from vlmd_protocol.errors import UnsafeSocketError
+from vlmd_protocol.dialect import Dialect
+from vlmd_protocol.errors import DaemonError, StartError
 from vlmd_protocol.messages import EventLine
 from vlmd_protocol.paths import socket_folder
 
@@ -40,22 +43,32 @@ EXIT_MODEL = 4
 # The lines that end cancelled requests are small; a reader that takes none of them by then has stalled.
 _LAST_LINES_S = 1.0
 
+# What to do while another daemon holds the path: True to try again, False to end. Blocks.
+StandBy: TypeAlias = Callable[[LostElection, ReadyChannel], bool]
 
-def run(settings: DaemonSettings) -> int:
+
+def run(settings: DaemonSettings, stand_by: StandBy | None = None) -> int:
     """Serve until told to stop; return the exit status. Blocks."""
     ready = ReadyChannel(settings.ready_fd)
     try:
-        with Lifetime(settings, ready) as lifetime:
-            return anyio.run(lifetime.serve)
-    except LostElection as lost:
-        ready.end("running", socket=str(settings.socket_path), pid=lost.pid)
-        return EXIT_OK
+        while True:
+            try:
+                with Lifetime(settings, ready) as lifetime:
+                    return anyio.run(lifetime.serve)
+            except LostElection as lost:
+                if stand_by is not None and stand_by(lost, ready):
+                    continue
+                if stand_by is None and lost.path != settings.socket_path:
+                    # Who asked for two sockets would find one of them answered by a stranger.
+                    raise StartError(f"{lost} Stop it, or choose another path.") from None
+                ready.end("running", socket=str(lost.path), pid=lost.pid)
+                return EXIT_OK
     except ModelError as error:
         log.error("%s", error)
         ready.end("fatal", error=str(error), code=error.code)
         return EXIT_MODEL
-    except (UnsafeSocketError, OSError) as error:
-        code = error.code if isinstance(error, UnsafeSocketError) else "start_failed"
+    except (DaemonError, OSError) as error:
+        code = error.code if isinstance(error, DaemonError) else "start_failed"
         log.error("%s", error)
         ready.end("fatal", error=str(error), code=code)
         return EXIT_USAGE
@@ -75,13 +88,13 @@ class Lifetime:
         # A shared daemon outlives its spawner: nobody reads its stderr.
         watched = settings.owned or settings.ready_fd is None
         self._log_file = setup_logging(settings.log_file, stderr=watched, verbose=settings.verbose)
-        self._election = Election(settings.socket_path)
+        self._listeners = Listeners(settings.dialects)
         sweep(socket_folder())
         try:
             self._models = [resolve_model(name) for name in (settings.model, settings.text_model) if name is not None]
             self._arena = Arena()
         except BaseException:
-            self._election.close()
+            self._listeners.close()
             raise
         return self
 
@@ -89,7 +102,7 @@ class Lifetime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._arena.close()
-        self._election.close()
+        self._listeners.close()
 
     async def serve(self) -> int:
         """Run the daemon's life and return its exit status."""
@@ -98,15 +111,15 @@ class Lifetime:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_signals, self.stop, _exit_now)
                 if self._settings.owned:
-                    tasks.start_soon(watch_owner, self._owner_gone)
+                    tasks.start_soon(watch_owner, self._owner_gone, self._settings.owner_pid or os.getppid())
                 tasks.start_soon(self._images.run)
                 tasks.start_soon(self._fleet.run)
-                tasks.start_soon(self._listener.run)
+                tasks.start_soon(self._listeners.run)
                 await self._main_loop()
                 await self._shutdown()
                 tasks.cancel_scope.cancel()
         finally:
-            self._listener.stop()
+            self._listeners.stop()
         log.info("bye")
         return self._exit_status
 
@@ -143,11 +156,9 @@ class Lifetime:
         self._handlers = Handlers(settings, self._scheduler, self._fleet, self._images, self._log_file, self.stop)
         for model in self._models:
             self._fleet.add(self._engine(model))
-        self._listener = Listener(self._election, self._serve_connection)
-        self._listener.bind()
-        log.info(
-            "listening at %s (pid %d), loading %s", settings.socket_path, os.getpid(), ", ".join(self._fleet.engines)
-        )
+        self._listeners.bind(self._serve_connection)
+        paths = ", ".join(map(str, settings.dialects))
+        log.info("listening at %s (pid %d), loading %s", paths, os.getpid(), ", ".join(self._fleet.engines))
         self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
 
     def _engine(self, model: ResolvedModel) -> EngineWorker:
@@ -191,13 +202,12 @@ class Lifetime:
             tasks.cancel_scope.cancel()
 
     async def _watch_idle(self, timeout_s: float) -> None:
-        await watch_idle(
-            timeout_s, busy=lambda: self._listener.connections > 0, leave=self._listener.leave_if_nobody_waits
-        )
+        listeners = self._listeners
+        await watch_idle(timeout_s, busy=lambda: listeners.connections > 0, leave=listeners.leave_if_nobody_waits)
         self.stop("idle")
 
-    async def _serve_connection(self, stream: anyio.abc.SocketStream) -> None:
-        session = Session(stream, self._handlers)
+    async def _serve_connection(self, dialect: Dialect, stream: anyio.abc.SocketStream) -> None:
+        session = Session(stream, self._handlers, dialect)
         self._handlers.sessions.add(session)
         try:
             await session.run()
@@ -213,7 +223,7 @@ class Lifetime:
         """Take nothing new, let what runs finish within the drain limit, then close the engine and the rest."""
         with anyio.CancelScope(shield=True):
             self._handlers.draining = True
-            self._listener.stop()
+            self._listeners.stop()
             self._handlers.notify(EventLine(event="draining"))
             with anyio.move_on_after(self._drain_timeout_s):
                 while self._scheduler.jobs and "failed" not in self._fleet.states:

@@ -15,6 +15,7 @@ from anyio.abc import SocketAttribute
 
 from vlmd_bridge.jobs.work import Job, TerminalLine
 from vlmd_protocol.connection import Call, Refusal, ServerConnection, error_line
+from vlmd_protocol.dialect import PLAIN, Dialect
 from vlmd_protocol.messages import EventLine, Id, Line
 
 log = logging.getLogger("vlmd.session")
@@ -53,9 +54,9 @@ class Dispatcher(Protocol):
 class Session:
     """State of one connection. Lines are queued without waiting; the writer task sends them."""
 
-    def __init__(self, stream: anyio.abc.SocketStream, dispatcher: Dispatcher) -> None:
+    def __init__(self, stream: anyio.abc.SocketStream, dispatcher: Dispatcher, dialect: Dialect = PLAIN) -> None:
         self.jobs: dict[Id, Job] = {}
-        self.connection = ServerConnection()
+        self.connection = ServerConnection(dialect=dialect)
         self._stream = stream
         self._dispatcher = dispatcher
         self._outbox: deque[bytes] = deque()

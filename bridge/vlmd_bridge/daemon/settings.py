@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlmd_protocol.dialect import ADR, PLAIN, Dialect
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonSettings:
@@ -15,7 +17,10 @@ class DaemonSettings:
         text_model: name or path of a second model, for text alone.
         max_image_pixels: area beyond which a picture is shrunk although the model would take it; 0 for no such limit.
         socket_path: where to listen.
+        adr_socket_path: where to listen in `adr_dialect` as well; the same path for that alone.
+        adr_dialect: the form of the lines there.
         owned: end when standard input reaches EOF or the parent dies.
+        owner_pid: the parent, where it was looked up earlier than this daemon begins.
         ready_fd: descriptor for start-up lines, NDJSON: ``loading`` and ``bound``, then ``ready``, ``running`` or
             ``fatal``.
         idle_timeout_s: end after so long with no connection and no job; None for never.
@@ -37,7 +42,10 @@ class DaemonSettings:
     text_model: str | None = None
     # 2,048 tokens of a Qwen-VL; the published bound of 16 megapixels would be 16,384 for one frame.
     max_image_pixels: int = 2048 * 32 * 32
+    adr_socket_path: Path | None = None
+    adr_dialect: Dialect = ADR
     owned: bool = False
+    owner_pid: int | None = None
     ready_fd: int | None = None
     idle_timeout_s: float | None = None
     drain_timeout_s: float = 10.0
@@ -51,3 +59,9 @@ class DaemonSettings:
     max_source_bytes: int = 256 * 1024 * 1024
     image_memory_bytes: int = 2 * 1024 * 1024 * 1024
     fingerprint: str = ""
+
+    @property
+    def dialects(self) -> dict[Path, Dialect]:
+        """The dialect of each path to listen at."""
+        adr = {} if self.adr_socket_path is None else {self.adr_socket_path: self.adr_dialect}
+        return {self.socket_path: PLAIN} | adr

@@ -27,9 +27,8 @@ async def watch_signals(on_stop: Callable[[str], None], on_second: Callable[[], 
             on_stop(f"received {signal.Signals(received).name}")
 
 
-async def watch_owner(on_stop: Callable[[str], None]) -> None:
-    """Stop when standard input, a pipe only the owner holds, is at EOF, or when the parent dies."""
-    parent = os.getppid()
+async def watch_owner(on_stop: Callable[[str], None], parent: int) -> None:
+    """Stop when standard input, a pipe only the owner holds, is at EOF, or when `parent` dies."""
     async with anyio.create_task_group() as tasks:
         if _is_pipe(0):
             tasks.start_soon(_watch_stdin, on_stop)

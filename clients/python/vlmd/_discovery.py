@@ -44,8 +44,11 @@ def find_command(
     *,
     needs_engine: bool = True,
     environment: Mapping[str, str] | None = None,
+    environments: Sequence[Path] = (),
 ) -> list[str]:
     """Return the words before ``serve`` of the command that starts a daemon. Blocks while it probes.
+
+    `environments` are virtual environments to look into before the usual ones.
 
     Raises:
         DaemonNotFoundError: there is none; the message names every place tried and why it would not do.
@@ -63,7 +66,7 @@ def find_command(
         if value := environment.get(name):
             return _named_python(value, name)
     tried: list[str] = []
-    for place, words in _candidates(environment):
+    for place, words in _candidates(environment, environments):
         why_not = _why_not(words, needs_engine=needs_engine, environment=environment)
         if why_not is None:
             return words
@@ -92,9 +95,9 @@ def _named_python(path: str, origin: str) -> list[str]:
     return [path, "-m", "vlmd"]
 
 
-def _candidates(environment: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+def _candidates(environment: Mapping[str, str], first: Sequence[Path]) -> Iterator[tuple[str, list[str]]]:
     environments = [environment.get("VIRTUAL_ENV"), ".venv", str(Path("~/.venv").expanduser())]
-    for folder in environments:
+    for folder in (*first, *environments):
         if folder:
             yield from _python(os.path.abspath(Path(folder, "bin", "python")))  # noqa: PTH100
     if sys.executable:

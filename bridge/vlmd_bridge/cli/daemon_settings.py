@@ -1,0 +1,36 @@
+"""From the configuration to what a daemon is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlmd_bridge import paths
+from vlmd_bridge.config import Config
+from vlmd_bridge.daemon.settings import DaemonSettings
+from vlmd_protocol.dialect import Dialect
+
+
+def daemon_settings(found: Config, *, model: str, socket_path: Path) -> DaemonSettings:
+    """Return the settings of a daemon that `found` configures."""
+    chosen = found.settings
+    return DaemonSettings(
+        model=model,
+        socket_path=socket_path,
+        text_model=chosen.text_model,
+        max_image_pixels=chosen.max_image_pixels,
+        adr_dialect=Dialect(
+            separate_done=True, batch_size=chosen.batch_size, max_tokens=chosen.max_tokens, mode=chosen.mode
+        ),
+        idle_timeout_s=chosen.idle_timeout_s or None,
+        drain_timeout_s=chosen.drain_timeout_s,
+        log_file=paths.log_file() if chosen.log_file is None else Path(chosen.log_file),
+        verbose=chosen.verbose,
+        batch_width=chosen.width,
+        threads=chosen.threads,
+        image_processes=chosen.image_processes,
+        image_timeout_s=chosen.image_timeout_s,
+        max_source_pixels=chosen.max_source_pixels,
+        max_source_bytes=chosen.max_source_bytes,
+        image_memory_bytes=chosen.image_memory_bytes,
+        fingerprint=found.fingerprint,
+    )
