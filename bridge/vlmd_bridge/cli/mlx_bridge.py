@@ -92,12 +92,13 @@ def _close_stdin() -> None:
 
 
 def _reader_is_gone(fd: int) -> bool:
-    """Whether `fd` is a pipe that nobody reads any more."""
+    """Whether `fd` is a pipe, or a socket pair as Node makes them, that nobody reads any more."""
     try:
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
             return False
         poll = select.poll()
-        poll.register(fd, 0)  # POLLERR (Linux) and POLLHUP (macOS) are reported unasked
+        poll.register(fd, 0)  # POLLERR of a pipe and POLLHUP of a socket are reported unasked
         return bool(poll.poll(0))
     except OSError:
         return False
