@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from protocol_gen import schema, typescript
+from protocol_gen import reference, schema, typescript
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -23,6 +23,7 @@ def generate() -> dict[str, str]:
     return {
         "protocol/vlmd_protocol/schema/v1.json": json.dumps(made, indent=2, ensure_ascii=False) + "\n",
         "clients/typescript/src/protocol.gen.ts": typescript.render(made),
+        "docs/protocol.md": reference.render(made),
     }
 
 
