@@ -22,6 +22,7 @@ import vlmd
 from vlmd_bridge.demo.frames import iter_recording
 from vlmd_bridge.models.names import resolve_model
 from vlmd_bridge.record import Record, format_record, parse_record
+from vlmd_protocol.messages import Mode
 
 TARGET_AS_INSTALLED = 2.5
 TARGET_SAME_BLAS = 1.3
@@ -62,13 +63,13 @@ class AdrLoop:
         return self._process.stdout.readline()
 
 
-def run_vlmd(client: vlmd.Client, mode: str) -> Run:
+def run_vlmd(client: vlmd.Client, mode: Mode) -> Run:
     """Return a run through the daemon."""
 
     def run(paths: list[str]) -> tuple[float, list[str]]:
         images = [vlmd.Image(path, timestamp=float(i)) for i, path in enumerate(paths)]
         start = time.perf_counter()
-        frames = client.describe_all(images, mode=mode)  # type: ignore[arg-type]
+        frames = client.describe_all(images, mode=mode)
         seconds = time.perf_counter() - start
         return seconds, [
             format_record(
