@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from tests.support.daemon import Daemon
+
+# The time of one example says more about the machine's other work than about the code.
+settings.register_profile("vlmd", deadline=None)
+settings.load_profile("vlmd")
 
 StartDaemon = Callable[..., Daemon]
 
