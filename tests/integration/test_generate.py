@@ -107,7 +107,7 @@ def test_a_request_goes_to_the_model_its_content_needs(start_daemon: StartDaemon
     assert set(models) == {"fake:width=4", "fake:width=2"}
     (line,) = daemon.ask("generate", prompt="x", model="fake:width=9")
     assert line["code"] == "model_not_loaded"
-    assert daemon.ask("generate", prompt="x", images=[{"imagePath": pictures[0]}], maxTokens=5)[-1]["text"]
+    assert daemon.ask("generate", prompt="x", images=[{"imagePath": pictures[0]}], thinking=False)[-1]["text"]
 
 
 @pytest.mark.parametrize("method", ["generate", "count_tokens"])
