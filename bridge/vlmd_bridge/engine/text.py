@@ -76,6 +76,8 @@ class TextBackend(ModelBackend):
         self.template = ChatTemplate(checkpoint.tokenizer, checkpoint.tokenizer, sees=False)
         super().__init__(info, checkpoint.tokenizer, grammars, self.template)
         self._tokenizer = checkpoint.tokenizer
+        self.model = checkpoint.model
+        self.eos_token_ids = checkpoint.eos_token_ids
 
         def rows(batch: Batch) -> Generator:
             return TextRows(checkpoint.model, checkpoint.eos_token_ids, width=batch.width, sampler=batch.sampler)
