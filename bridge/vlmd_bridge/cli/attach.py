@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlmd import Client
 from vlmd_bridge import config
+from vlmd_protocol.errors import ModelError
 from vlmd_protocol.paths import shared_socket_path
 
 
@@ -40,3 +41,11 @@ def starter(settings: config.Settings) -> list[str] | None:
     if settings.python is not None or os.environ.get("VLMD_COMMAND"):
         return None
     return [sys.executable, "-m", "vlmd"]
+
+
+def hinted(error: ModelError) -> ModelError:
+    """Return `error`; where the daemon that runs has another model, with what to do about it."""
+    if error.code != "model_not_loaded":
+        return error
+    hint = "`vlmd stop` ends it, then the same command starts one; or give this one its own --socket."
+    return ModelError(f"{error} {hint}", code=error.code, data=error.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ import msgspec
 from vlmd import Client, Image
 from vlmd_bridge import config
 from vlmd_bridge.cli import exits
-from vlmd_bridge.cli.attach import add_socket_argument, socket_path, starter
-from vlmd_bridge.cli.inputs import InputError, collect, timestamps
+from vlmd_bridge.cli.attach import add_socket_argument, hinted, socket_path, starter
+from vlmd_bridge.cli.inputs import InputError, collect, read_schema, timestamps
 from vlmd_bridge.cli.loading import LoadingWatch
 from vlmd_bridge.cli.printable import printable
 from vlmd_bridge.cli.progress import progress_view
@@ -25,7 +24,6 @@ from vlmd_bridge.cli.report import report_error
 from vlmd_bridge.cli.results import to_result
 from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
 from vlmd_protocol.errors import ModelError, VlmdError
-from vlmd_protocol.limits import MAX_SCHEMA_BYTES
 from vlmd_protocol.messages import FrameResult
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         images = _images(args)
         prompt = None if args.prompt is None else _prompt(args.prompt)
-        schema = None if args.schema is None else _schema(Path(args.schema))
+        schema = None if args.schema is None else read_schema(Path(args.schema))
         with contextlib.ExitStack() as stack:
             output = None if args.output is None else stack.enter_context(ResultsFile(Path(args.output)))
             todo = (
@@ -117,10 +115,7 @@ class _Job:
                 self._summary(started, "interrupted; ")
                 return exits.INTERRUPTED
             except ModelError as error:
-                if error.code != "model_not_loaded":
-                    raise
-                hint = "`vlmd stop` ends it, then the same command starts one; or give this one its own --socket."
-                raise ModelError(f"{error} {hint}", code=error.code, data=error.data) from None
+                raise hinted(error) from None
             except VlmdError:
                 if self._done:
                     self._summary(started, "stopped; ")
@@ -211,16 +206,3 @@ def _prompt(text: str) -> str:
     if not text.strip():
         raise InputError("The prompt is empty.")
     return text
-
-
-def _schema(file: Path) -> dict[str, Any]:
-    try:
-        data = file.read_bytes()
-        schema = json.loads(data)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"The schema {file} cannot be read: {error}.") from None
-    if len(data) > MAX_SCHEMA_BYTES:
-        raise InputError(f"The schema {file} has {len(data)} bytes; at most {MAX_SCHEMA_BYTES} are allowed.")
-    if not isinstance(schema, dict):
-        raise InputError(f"The schema {file} is no JSON object.")
-    return schema

@@ -29,7 +29,8 @@ def exit_status(error: VlmdError) -> int:
     entry = CODES.get(error_code(error))
     if entry is not None and issubclass(entry.exception, ModelError):
         return MODEL
-    if isinstance(error, InvalidRequestError):
+    # What is wrong with a picture, a schema or a prompt's length is no matter of how the command was written.
+    if isinstance(error, InvalidRequestError) and entry is not None:
         return USAGE
     if isinstance(error, RequestError):
         return SOME_FAILED

@@ -1,13 +1,16 @@
-"""Which pictures `vlmd describe` was asked for, in which order, and when in the recording each was taken."""
+"""Which pictures `vlmd describe` was asked for, in which order, and when each was taken; and schemas from files."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
+
+from vlmd_protocol.limits import MAX_SCHEMA_BYTES
 
 # What a folder is searched for; a file that is named itself is taken whatever its name.
 PICTURE_SUFFIXES: Final = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -66,6 +69,24 @@ def timestamps(count: int, *, fps: float | None, file: str | None) -> list[float
     if len(found) != count:
         raise InputError(f"{file} has {len(found)} timestamps for {count} pictures; one a line is needed, in order.")
     return found
+
+
+def read_schema(file: Path) -> dict[str, Any]:
+    """Return the JSON Schema in `file`.
+
+    Raises:
+        InputError: it cannot be read, is too large, or is no JSON object.
+    """
+    try:
+        data = file.read_bytes()
+        schema = json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"The schema {file} cannot be read: {error}.") from None
+    if len(data) > MAX_SCHEMA_BYTES:
+        raise InputError(f"The schema {file} has {len(data)} bytes; at most {MAX_SCHEMA_BYTES} are allowed.")
+    if not isinstance(schema, dict):
+        raise InputError(f"The schema {file} is no JSON object.")
+    return schema
 
 
 def _read_timestamps(file: Path) -> Iterator[float]:

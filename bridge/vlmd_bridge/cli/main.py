@@ -22,6 +22,7 @@ from vlmd_protocol.errors import VlmdError
 VERBS: Final = {
     "serve": "run the daemon in the foreground",
     "describe": "describe pictures with the shared daemon, which is started where there is none",
+    "generate": "generate text from a prompt, pictures or a conversation, with the shared daemon",
     "ping": "ask the shared daemon whether it is there",
     "status": "show the shared daemon's models, queue and memory",
     "stop": "let the shared daemon finish what runs, and end it",
@@ -129,5 +130,5 @@ def _overview() -> str:
     return (
         "usage: vlmd VERB [argument …]\n\nThe vision-language daemon.\n\n"
         f"{verbs}\n\n`vlmd VERB --help` shows a verb's arguments, `vlmd --version` the version.\n"
-        "Exit status: 0 done, 1 some pictures failed, 2 usage, 3 no daemon, 4 the model could not be loaded."
+        "Exit status: 0 done, 1 a request or a picture failed, 2 usage, 3 no daemon, 4 the model could not be loaded."
     )
