@@ -60,6 +60,8 @@ def test_unknown_verb_and_flag_exit_2(capsys: pytest.CaptureFixture[str]) -> Non
         (StartError("x", code="model_not_found"), 4),
         (ModelError("x", code="model_not_loaded"), 4),
         (InvalidRequestError("x", code="invalid_params"), 2),
+        (InvalidRequestError("x", code="image_not_found"), 1),
+        (InvalidRequestError("x", code="context_length_exceeded"), 1),
         (BusyError("x", code="busy"), 1),
         (VlmdError("x"), 3),
     ],

@@ -24,6 +24,7 @@ from vlmd_bridge.workers.messages import (
     Start,
     Text,
 )
+from vlmd_protocol.errors import shorten
 
 ACTIVITIES = ("coding", "reading", "writing", "debugging", "chatting", "browsing", "reviewing", "designing")
 APPS = ("VS Code", "Terminal", "Chrome", "Slack", "Figma", "Excel", "Zoom", "Keynote")
@@ -138,7 +139,9 @@ def _matching(constraint: RegexConstraint, word: str) -> str:
     for text in (word, *_PLAIN_ANSWERS, *(literal for literal in literals if len(literal) <= _MAX_LITERAL)):
         if pattern.fullmatch(text):
             return text
-    raise SequenceError("schema_invalid", f"the fake backend knows no text that matches {constraint.pattern!r}")
+    raise SequenceError(
+        "schema_invalid", f"the fake backend knows no text that matches {shorten(constraint.pattern)!r}"
+    )
 
 
 def _instance(schema: Any, word: str, depth: int) -> object:

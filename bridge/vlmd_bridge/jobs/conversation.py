@@ -73,4 +73,4 @@ def _check(messages: list[ChatMessage]) -> None:
         if not any(isinstance(block, ImageBlock) or block.text for block in blocks):
             raise BadConversation(f"{where} is empty.")
         if message.role != "user" and any(isinstance(block, ImageBlock) for block in blocks):
-            raise BadConversation(f"{where} has a picture in a {message.role} message; pictures belong to the user's.")
+            raise BadConversation(f"{where} holds a picture, in a message of the {message.role}; only the user's may.")
