@@ -2,9 +2,10 @@
 // does wrong is on purpose: the bridge has to work with it unmodified.
 //
 // One JSON command per line on stdin, one JSON outcome per line on stdout:
-//   {"images": [...], "params": {...}}   describeImages → {"results": [...], "batches": [n, ...]} or {"error": "..."}
+//   {"images": [...], "params": {...}}   describeImages → {"results": [...], "callbacks": [...]} or {"error": "..."}
 //   {"raw": "..."}                       a line sent as it is, answered in the same way
 //   {"bridge": true}                     → {"pid": of its bridge, or null}
+//   {"disconnect": true}                 its connection ends, its bridge does not → {}
 // At the end of stdin it exits, as a host app does.
 
 import { spawn } from 'node:child_process';
@@ -78,7 +79,8 @@ function ask(line) {
   const connection = socket;
   return new Promise((resolve, reject) => {
     const results = [];
-    const batches = [];
+    const callbacks = []; // one for each batch, with the milliseconds since the request
+    const start = Date.now();
     let buffer = '';
     const end = (settle, value) => {
       for (const [event, listener] of Object.entries(listeners)) connection.off(event, listener);
@@ -100,9 +102,9 @@ function ask(line) {
           }
           // The id is not looked at: every line is the reply.
           if (message.error) return end(reject, new Error(message.error));
-          if (message.done) return end(resolve, { results, batches });
+          if (message.done) return end(resolve, { results, callbacks });
           results.push(...(message.results ?? []));
-          batches.push(message.results.length);
+          callbacks.push({ frames: message.results.length, ...message.progress, ms: Date.now() - start });
         }
       },
       close: () => end(reject, new Error('MLX bridge closed the connection')),
@@ -120,6 +122,11 @@ function ask(line) {
 
 async function run(command) {
   if (command.bridge) return { pid: bridge?.pid ?? null };
+  if (command.disconnect) {
+    socket?.destroy();
+    socket = null;
+    return {};
+  }
   if (bridge === null) await startBridge();
   if (socket === null) await connect();
   if (command.raw !== undefined) return ask(command.raw);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -150,10 +151,13 @@ def test_an_interpreter_without_engine_is_replaced(
 
 
 def test_no_interpreter_with_an_engine_is_fatal(start_bridge: StartBridge, bare_python: str, tmp_path: Path) -> None:
-    if (ROOT / ".venv").exists():
-        pytest.skip("this checkout has an environment of its own, which is found")
+    # A checkout without an environment of its own, which would be found.
+    for name in ("protocol", "clients", "bridge"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(SCRIPT, tmp_path / "scripts")
     environ = {"PYTHONPATH": "", "PATH": str(tmp_path), "HOME": str(tmp_path), "VIRTUAL_ENV": ""}
-    bridge = start_bridge(python=bare_python, environ=environ)
+    bridge = start_bridge(python=bare_python, script=script, environ=environ)
     line = bridge.start_line()
     assert line["status"] == "fatal"
     assert "pip install 'vlmd[mlx]'" in line["error"]
