@@ -98,7 +98,9 @@ def decode_params(request: Request, params_type: type[_Params]) -> _Params:
         Malformed: `invalid_params`; the message names the field by its path.
     """
     try:
-        return msgspec.json.decode(b"{}" if request.params == b"null" else request.params, type=params_type)
+        # `Raw` equals no bytes; a view of it does, without a copy.
+        none = memoryview(request.params) == memoryview(b"null")
+        return msgspec.json.decode(b"{}" if none else request.params, type=params_type)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(_explain(error, root="params"), code="invalid_params", request_id=request.id) from None
 

@@ -17,7 +17,7 @@ from vlmd_protocol.codec import (
     decode_request,
     encode_line,
 )
-from vlmd_protocol.messages import DescribeParams, Id, ResultLine
+from vlmd_protocol.messages import DescribeParams, Id, NoParams, ResultLine
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -141,3 +141,8 @@ def test_random_bytes_raise_nothing_but_malformed(data: bytes) -> None:
         except Malformed:
             continue
         assert isinstance(request.params, msgspec.Raw)
+
+
+def test_null_params_are_none() -> None:
+    params = decode_params(decode_request(b'{"id":1,"method":"ping","params":null}'), NoParams)
+    assert params == NoParams()
