@@ -86,6 +86,7 @@ def decode_request(line: bytes) -> Request:
         Malformed: `parse_error` where it is not JSON, `invalid_request` where it is JSON and no request.
     """
     try:
+        _check_utf8(line)
         return _request_decoder.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _why_no_request(line, error) from None
@@ -112,6 +113,7 @@ def decode_reply(line: bytes) -> Reply:
         Malformed: it is not a line that a daemon may send.
     """
     try:
+        _check_utf8(line)
         return _reply_decoder.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(_explain(error, root="line"), code="parse_error") from None
@@ -141,6 +143,12 @@ def encode_line(message: Wire, *, ascii_only: bool = False) -> bytes:
     return data + _NEWLINE
 
 
+def _check_utf8(line: bytes) -> None:
+    # msgspec looks only into the texts that it decodes, not into what it skips or keeps raw.
+    if not line.isascii():
+        line.decode()
+
+
 def _encode(message: Wire) -> bytes:
     try:
         return _encoder.encode(message)
@@ -167,6 +175,7 @@ def _escape(match: re.Match[str]) -> str:
 def _why_no_request(line: bytes, error: Exception) -> Malformed:
     """Tell JSON that is no request from what is no JSON, and find the id if there is one."""
     try:
+        _check_utf8(line)
         value = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as not_json:
         return Malformed(_explain(not_json, root="line", what="The line is not JSON"), code="parse_error")

@@ -14,6 +14,7 @@ from vlmd_protocol.codec import (
     LineDecoder,
     Malformed,
     decode_params,
+    decode_reply,
     decode_request,
     encode_line,
 )
@@ -146,3 +147,12 @@ def test_random_bytes_raise_nothing_but_malformed(data: bytes) -> None:
 def test_null_params_are_none() -> None:
     params = decode_params(decode_request(b'{"id":1,"method":"ping","params":null}'), NoParams)
     assert params == NoParams()
+
+
+@pytest.mark.parametrize("where", [b'"later":"\xff"', b'"params":{"later":"\xc0\xaf"}', b'"later":{"\xed\xa0\x80":1}'])
+def test_a_line_is_utf8_also_where_nobody_looks(where: bytes) -> None:
+    with pytest.raises(Malformed, match="UTF-8") as caught:
+        decode_request(b'{"id":1,"method":"ping",' + where + b"}")
+    assert caught.value.code == "parse_error"
+    with pytest.raises(Malformed, match="UTF-8"):
+        decode_reply(b'{"id":1,"result":{},' + where + b"}")
