@@ -15,6 +15,7 @@ from vlmd_protocol.messages import Id, Reply, Request, Wire
 _Params = TypeVar("_Params", bound=Wire)
 _NEWLINE = b"\n"
 _NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class FrameTooLarge(Exception):
@@ -159,7 +160,7 @@ def _encode(message: Wire) -> bytes:
 
 def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
         return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -128,9 +128,9 @@ def test_ascii_lines_decode_to_the_same(text: str) -> None:
     assert json.loads(escaped) == json.loads(encode_line(line))
 
 
-def test_a_lone_surrogate_becomes_a_question_mark_not_a_broken_line() -> None:
+def test_a_lone_surrogate_becomes_a_replacement_character_not_a_broken_line() -> None:
     line = encode_line(ResultLine(id=1, result={"path": "a\udcff"}))
-    assert json.loads(line)["result"]["path"] == "a?"
+    assert json.loads(line)["result"]["path"] == "a\ufffd"
 
 
 @given(st.binary(max_size=200))
