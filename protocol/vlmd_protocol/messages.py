@@ -32,6 +32,11 @@ from vlmd_protocol.limits import (
     PROTOCOL_VERSION,
 )
 
+
+def _open_to_more(alias: str) -> msgspec.Meta:
+    return msgspec.Meta(extra_json_schema={"anyOf": [{"$ref": f"#/$defs/{alias}"}, {"type": "string"}]})
+
+
 # Chosen by the client and echoed on every line of the answer.
 Id: TypeAlias = (
     Annotated[int, msgspec.Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
@@ -47,6 +52,10 @@ Priority: TypeAlias = Literal["interactive", "batch"]
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
 # How far the daemon is. One that drains takes no new work.
 DaemonState: TypeAlias = Literal["loading", "ready", "failed", "draining"]
+# The same three as a daemon sends them: a client takes a value of a newer daemon for one that it does not know.
+_OpenFinishReason: TypeAlias = Annotated[str, _open_to_more("FinishReason")]
+_OpenModelState: TypeAlias = Annotated[str, _open_to_more("ModelState")]
+_OpenDaemonState: TypeAlias = Annotated[str, _open_to_more("DaemonState")]
 # A field that says nothing but that this is the last line of a request.
 _True: TypeAlias = Annotated[bool, msgspec.Meta(extra_json_schema={"const": True})]
 
@@ -252,7 +261,7 @@ class GenerateLine(Wire, frozen=True, kw_only=True, rename="camel"):
 
     id: Id
     text: str
-    finish_reason: FinishReason
+    finish_reason: _OpenFinishReason
     usage: Usage
     reasoning: str | None = None
     # A factory, since a default would be left out.
@@ -292,7 +301,7 @@ class EventLine(Wire, frozen=True, kw_only=True, rename="camel"):
 
     event: Literal["model", "draining"]
     model: str | None = None
-    state: ModelState | None = None
+    state: _OpenModelState | None = None
     stage: str | None = None
     fraction: float | None = None
 
@@ -313,7 +322,7 @@ class ModelStatus(Wire, frozen=True, kw_only=True, rename="camel"):
     """A model of this daemon. `stage` and `fraction` while it loads, `error` and `code` when it failed."""
 
     name: str
-    state: ModelState
+    state: _OpenModelState
     kind: str | None = None
     stage: str | None = None
     fraction: float | None = None
@@ -331,7 +340,7 @@ class HelloResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults
     protocol: int
     version: str
     pid: int
-    state: DaemonState
+    state: _OpenDaemonState
     capabilities: list[str]
     limits: Limits
     fingerprint: str
@@ -341,7 +350,7 @@ class HelloResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults
 class PingResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
     """Alive."""
 
-    state: DaemonState
+    state: _OpenDaemonState
     uptime_s: float
 
 
@@ -361,7 +370,7 @@ class StatusResult(Wire, frozen=True, kw_only=True, rename="camel", omit_default
     version: str
     protocol: int
     pid: int
-    state: DaemonState
+    state: _OpenDaemonState
     uptime_s: float
     socket: str
     log_file: str | None
@@ -385,7 +394,7 @@ class CancelResult(Wire, frozen=True, kw_only=True, rename="camel", omit_default
 class ShutdownResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
     """The daemon drains."""
 
-    state: DaemonState = "draining"
+    state: _OpenDaemonState = "draining"
 
 
 Line: TypeAlias = BatchLine | DeltaLine | GenerateLine | ResultLine | ErrorLine | EventLine
@@ -403,7 +412,7 @@ class Reply(Wire, frozen=True, kw_only=True, rename="camel"):
     reasoning_delta: str | None = None
     text: str | None = None
     reasoning: str | None = None
-    finish_reason: FinishReason | None = None
+    finish_reason: _OpenFinishReason | None = None
     usage: Usage | None = None
     batch: int | None = None
     results: list[FrameResult] | None = None

@@ -137,12 +137,11 @@ class SchemaBuilder:
     def _type(self, kind: inspect.Type, named: str = "") -> Schema:
         for name, alias in self._aliases.items():
             if name != named and kind == alias:
-                # A newer daemon may say more than this list; a client may not.
-                is_open = name in source.OPEN_ALIASES and not self._from_client
-                return {"anyOf": [ref(name), {"type": "string"}]} if is_open else ref(name)
+                return ref(name)
         match kind:
             case inspect.Metadata():
-                return {**self._type(kind.type), **(kind.extra_json_schema or {})}
+                extra = kind.extra_json_schema or {}
+                return extra if "anyOf" in extra else {**self._type(kind.type), **extra}
             case inspect.UnionType():
                 return self._union(kind, named)
             case inspect.StructType():

@@ -21,9 +21,6 @@ Schema: TypeAlias = dict[str, Any]
 # Unions and literals with a name of their own in every language.
 ALIASES: Final = ("Id", "FinishReason", "Mode", "Priority", "ModelState", "DaemonState")
 
-# A client meets values that a newer daemon added; it takes them for "none that I know".
-OPEN_ALIASES: Final = ("FinishReason", "ModelState", "DaemonState")
-
 CONSTANT_MODULES: Final[tuple[ModuleType, ...]] = (limits, paths)
 
 

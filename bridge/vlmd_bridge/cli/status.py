@@ -11,9 +11,9 @@ import msgspec
 from vlmd_bridge.cli import exits
 from vlmd_bridge.cli.attach import add_socket_argument, attached_client, chosen_socket
 from vlmd_bridge.cli.printable import printable
-from vlmd_protocol.messages import DaemonState, ModelStatus, StatusResult
+from vlmd_protocol.messages import ModelStatus, StatusResult
 
-_EXITS: Final[dict[DaemonState, int]] = {
+_EXITS: Final[dict[str, int]] = {
     "ready": exits.OK,
     "loading": exits.MODEL,
     "failed": exits.MODEL,
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         width = max(len(name) for name, _ in rows)
         for name, value in rows:
             print(f"{name:<{width}}  {printable(value)}")
-    return _EXITS[status.state]
+    # A state of a newer daemon is none that runs requests at once.
+    return _EXITS.get(status.state, exits.MODEL)
 
 
 def _rows(status: StatusResult) -> Iterator[tuple[str, str]]:

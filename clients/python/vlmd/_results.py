@@ -7,7 +7,7 @@ from typing import Any, Generic
 
 from vlmd._schema import Mismatch, Schema
 from vlmd._types import Value_co
-from vlmd_protocol.messages import FinishReason, FrameResult, Usage
+from vlmd_protocol.messages import FrameResult, Usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +118,7 @@ class GenerateResult(Generic[Value_co]):
     Attributes:
         text: the whole text, as its deltas were.
         reasoning: what the model thought before, where it did.
-        finish_reason: ``stop``, or ``length`` where `max_tokens` ended the text.
+        finish_reason: ``stop``, or ``length`` where `max_tokens` ended the text; a newer daemon may have others.
         usage: tokens, tokens/s, seconds to the first token, peak memory in bytes.
         value: of the type that was passed as `schema`, the decoded object where that was a dict; None without a schema,
             or where the text is not of the type.
@@ -127,7 +127,7 @@ class GenerateResult(Generic[Value_co]):
 
     text: str
     reasoning: str | None
-    finish_reason: FinishReason
+    finish_reason: str
     usage: Usage
     value: Value_co | None = None
     value_error: str | None = None

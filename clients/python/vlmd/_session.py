@@ -11,7 +11,7 @@ import msgspec
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, Malformed, decode_reply, encode_line
 from vlmd_protocol.errors import ProtocolError, RequestError, VlmdError, error_from_code, shorten
 from vlmd_protocol.limits import MAX_FRAME_BYTES
-from vlmd_protocol.messages import CancelParams, FinishReason, FrameResult, Progress, Reply, Request, Usage, Wire
+from vlmd_protocol.messages import CancelParams, FrameResult, Progress, Reply, Request, Usage, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Generated:
     request_id: int
     text: str
     reasoning: str | None
-    finish_reason: FinishReason
+    finish_reason: str
     usage: Usage
 
 
