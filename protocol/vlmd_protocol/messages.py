@@ -235,7 +235,7 @@ class DoneLine(Wire, frozen=True, kw_only=True, rename="camel"):
     """The end of a `describe_images` on a listener for ADR-006's adapter, after the last `BatchLine`."""
 
     id: Id
-    done: Annotated[bool, msgspec.Meta(description="always true")] = msgspec.field(default_factory=lambda: True)
+    done: _True = msgspec.field(default_factory=lambda: True)
 
 
 class DeltaLine(Wire, frozen=True, kw_only=True, rename="camel"):

@@ -34,7 +34,7 @@ def server_types() -> list[type[Wire]]:
     found: list[type[Wire]] = []
     for answer in ANSWERS.values():
         found += [*answer.lines, *([] if answer.result is None else [answer.result])]
-    return [*found, messages.ResultLine, messages.ErrorLine, messages.EventLine]
+    return [*found, messages.DoneLine, messages.ResultLine, messages.ErrorLine, messages.EventLine]
 
 
 def startup_types() -> list[type[Wire]]:

@@ -689,6 +689,14 @@ export interface ShutdownResult {
   readonly state: DaemonState | (string & Record<never, never>);
 }
 
+/**
+ * The end of a `describe_images` on a listener for ADR-006's adapter, after the last `BatchLine`.
+ */
+export interface DoneLine {
+  readonly id: Id;
+  readonly done: true;
+}
+
 /** The end of a request that failed. `id` is null where the line's own id could not be read. */
 export interface ErrorLine {
   readonly id: Id | null;
@@ -764,7 +772,7 @@ export interface FatalLine {
 }
 
 /** A line from the daemon. */
-export type Line = BatchLine | DeltaLine | GenerateLine | ResultLine | ErrorLine | EventLine;
+export type Line = BatchLine | DeltaLine | GenerateLine | DoneLine | ResultLine | ErrorLine | EventLine;
 
 /** A line of `--ready-fd`. */
 export type StartupLine = BoundLine | LoadingLine | ReadyLine | RunningLine | FatalLine;
