@@ -22,12 +22,12 @@ from mlx.utils import tree_flatten  # noqa: E402
 
 from demo_training.checkpoint import new_model, train_tokenizer, write_static_files  # noqa: E402 - after OpenBLAS
 from demo_training.exchange import Exchange  # noqa: E402
-from demo_training.pool import FramePool  # noqa: E402
-from demo_training.trainer import Settings, train  # noqa: E402
+from demo_training.forward import make_trainee  # noqa: E402
+from demo_training.pool import FramePool, description_numbers  # noqa: E402
+from demo_training.trainer import HELD_OUT_FRAMES, Settings, train  # noqa: E402
 
 # Training begins with this many frames; the others are rendered meanwhile.
 _FIRST_FRAMES = 4000
-_HELD_OUT_FRAMES = 192
 
 
 def main() -> None:
@@ -43,21 +43,24 @@ def main() -> None:
         folder=arguments.folder,
         seed=arguments.seed,
         frames=arguments.frames,
+        first_frames=min(_FIRST_FRAMES, arguments.frames),
         budget_s=arguments.budget_minutes * 60,
         steps=arguments.steps,
     )
     model_folder = settings.folder / "model"
     if not (model_folder / "config.json").exists():
         write_static_files(model_folder, train_tokenizer(settings.seed))
-    held_out = FramePool(settings.folder / "held-out", seed=settings.seed + 1, count=_HELD_OUT_FRAMES)
+    held_out = FramePool(settings.folder / "held-out", seed=settings.seed + 1, count=HELD_OUT_FRAMES)
     for process in held_out.start_rendering():
         process.join()
     pool = FramePool(settings.folder / "frames", seed=settings.seed, count=settings.frames)
     renderers = pool.start_rendering()
     # All of them where the run must be reproducible: a step draws from the frames that are ready.
-    pool.wait(settings.frames if settings.steps is not None else min(_FIRST_FRAMES, settings.frames))
+    pool.wait(settings.frames if settings.steps is not None else settings.first_frames)
     context = multiprocessing.get_context("spawn")
-    size = sum(value.size for _, value in tree_flatten(new_model(model_folder).parameters()))
+    labels = description_numbers(pool, settings.first_frames)
+    trainee = make_trainee(new_model(model_folder), len(labels))
+    size = sum(value.size for _, value in tree_flatten(trainee.parameters()))
     exchange = Exchange(context, _RANKS, size)
     try:
         others = [context.Process(target=train, args=(rank, settings, exchange)) for rank in range(1, _RANKS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,11 @@ class _Row:
 class Batcher:
     """Turns examples about a pool's frames into batches."""
 
-    def __init__(self, tokenizer: Tokenizer, pool: FramePool) -> None:
+    def __init__(self, tokenizer: Tokenizer, pool: FramePool, labels: Mapping[str, int]) -> None:
+        """Take the tokenizer, the frames, and the number of each description for the auxiliary loss."""
         self._tokenizer = tokenizer
         self._pool = pool
+        self._labels = labels
         self._image = _id(tokenizer, "<|image_pad|>")
         self._end = _id(tokenizer, "<|im_end|>")
         # Byte-level BPE writes a line feed as U+010A.
@@ -91,8 +93,10 @@ class Batcher:
             seen += count
             first = i * own + len(row.ids) - 1 - len(shared)
             answer_at.extend(range(first, first + len(row.answer)))
+        frames = [frame for example in examples for frame in example.frames]
+        names = [self._pool.truth(frame).record.description for frame in frames]
         return Batch(
-            patches=self._patches([frame for example in examples for frame in example.frames], noise),
+            patches=self._patches(frames, noise),
             prefix=np.array(shared, np.int32),
             ids=ids[:, len(shared) :],
             positions=positions,
@@ -101,23 +105,27 @@ class Batcher:
             targets=np.array([token for row in rows for token in row.answer], np.int32),
             weights=np.array([weight for row in rows for weight in row.weights], np.float32),
             rows=np.repeat(np.arange(len(rows), dtype=np.int32), [len(row.answer) for row in rows]),
+            labels=np.array([self._labels.get(name, -1) for name in names], np.int32),
         )
 
     def _patches(self, frames: Sequence[int], noise: random.Random | None) -> npt.NDArray[np.float32]:
         pixels = self._pool.pixels[list(frames)].astype(np.float32)
-        if noise is not None and len(frames):
-            generator = np.random.default_rng(noise.getrandbits(32))
-            count = len(frames)
-            gain = generator.uniform(0.94, 1.06, (count, 1, 1, 3))
-            offset = generator.uniform(-6, 6, (count, 1, 1, 3))
-            changed = generator.random((count, 1, 1, 1)) < 0.5
-            pixels = np.where(changed, pixels * gain + offset, pixels).astype(np.float32)
-            for i in range(count):
-                if generator.random() < 0.25:
-                    spread = generator.uniform(0.5, 4.0)
-                    pixels[i] += spread * generator.standard_normal(pixels[i].shape, np.float32)
-            np.clip(pixels, 0, 255, out=pixels)
+        if noise is not None:
+            for picture in pixels:
+                _disturb(picture, noise)
         return to_patches(pixels)
+
+
+def _disturb(picture: npt.NDArray[np.float32], rng: random.Random) -> None:
+    """Change some pictures' colours a little and make some grainy, in place."""
+    if rng.random() < 0.5:
+        for channel in range(3):
+            picture[..., channel] *= rng.uniform(0.94, 1.06)
+            picture[..., channel] += rng.uniform(-6, 6)
+    if rng.random() < 0.2:
+        grain = np.random.default_rng(rng.getrandbits(32)).standard_normal(picture.shape, np.float32)
+        picture += np.float32(rng.uniform(0.5, 4.0)) * grain
+    np.clip(picture, 0, 255, out=picture)
 
 
 def _id(tokenizer: Tokenizer, token: str) -> int:

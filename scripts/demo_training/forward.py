@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
@@ -36,6 +37,7 @@ class Batch:
         targets: [M] those answer tokens.
         weights: [M] what each counts in the loss.
         rows: [M] the row each belongs to.
+        labels: [N] the number of each picture's description for the auxiliary loss, or -1 where it has none.
     """
 
     patches: npt.NDArray[np.float32]
@@ -47,13 +49,30 @@ class Batch:
     targets: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32]
+
+
+def make_trainee(model: Any, labels: int) -> Any:
+    """Return a module of `model` and of a head that names a picture's description from the mean of its tokens.
+
+    The head is a crutch of training and not shipped: by way of the language model alone, the vision tower is slow to
+    learn counting, since what it finds counts for nothing until the language model attends to it.
+    """
+    trainee = nn.Module()
+    trainee.model = model
+    trainee.head = nn.Linear(model.config.text_config.hidden_size, labels)
+    mx.eval(trainee.parameters())
+    return trainee
 
 
 def to_patches(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return [N, 160, 256, 3] values of 0..255 as patches, in the vision tower's order: 2x2 blocks, row by row."""
     blocks = pixels.reshape(-1, GRID_ROWS // 2, 2, 16, GRID_COLUMNS // 2, 2, 16, 3)
     patches = blocks.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, 768)
-    return np.ascontiguousarray(patches, dtype=np.float32) / 127.5 - 1.0
+    scaled = np.ascontiguousarray(patches, dtype=np.float32)
+    scaled *= np.float32(1 / 127.5)
+    scaled -= 1
+    return scaled
 
 
 class Forward:
@@ -95,19 +114,22 @@ class Forward:
 
     def logits(self, model: Any, batch: Batch) -> mx.array:
         """Return the logits [M, vocabulary] that predict the batch's answer tokens."""
+        return self._run(model, batch)[0]
+
+    def _run(self, model: Any, batch: Batch) -> tuple[mx.array, mx.array | None]:
+        """Return the logits and the picture features [N * 40, hidden]."""
         text = model.language_model.model
         embed = text.embed_tokens
         h = embed(mx.array(batch.ids))
         levels: list[mx.array] = []
+        features = None
         if batch.patches.size:
             visual = mx.array(batch.visual)
             nothing = mx.zeros((1, h.shape[-1]))
-            placed = [
-                mx.concatenate([nothing, level])[visual]
-                for level in self._see(model.vision_tower, mx.array(batch.patches))
-            ]
+            seen = self._see(model.vision_tower, mx.array(batch.patches))
+            placed = [mx.concatenate([nothing, level])[visual] for level in seen]
             h = mx.where((visual > 0)[..., None], placed[0], h)
-            levels = placed[1:]
+            features, levels = seen[0], placed[1:]
         shared = embed(mx.array(batch.prefix))[None] if batch.prefix.size else None
         prefix = batch.prefix.size
         positions = mx.array(batch.positions)
@@ -125,15 +147,26 @@ class Forward:
                 h = h + levels[i]
         answers = text.norm(h.reshape(-1, h.shape[-1])[mx.array(batch.answer_at)])
         logits: mx.array = embed.as_linear(answers)
-        return logits
+        return logits, features
 
-    def losses(self, model: Any, batch: Batch) -> tuple[mx.array, mx.array]:
-        """Return the weighted mean loss and the loss of each answer token."""
-        logits = self.logits(model, batch)
+    def losses(self, trainee: Any, batch: Batch, head_weight: float) -> tuple[mx.array, mx.array, mx.array]:
+        """Return the loss to train by, the loss of each answer token, and the head's loss.
+
+        The loss to train by is the weighted mean of the second plus `head_weight` times the third.
+        """
+        logits, features = self._run(trainee.model, batch)
         targets = mx.array(batch.targets)
         each = fastmath.log_sum_exp(logits) - mx.take_along_axis(logits, targets[:, None], axis=-1).squeeze(-1)
         weights = mx.array(batch.weights)
-        return (each * weights).sum() / weights.sum(), each
+        loss = (each * weights).sum() / weights.sum()
+        if features is None:
+            return loss, each, mx.array(0.0)
+        pooled = features.reshape(-1, IMAGE_TOKENS, features.shape[-1]).mean(axis=1)
+        named = trainee.head(pooled)
+        labels = mx.array(np.maximum(batch.labels, 0))[:, None]
+        missed = fastmath.log_sum_exp(named) - mx.take_along_axis(named, labels, axis=-1).squeeze(-1)
+        head = (missed * mx.array((batch.labels >= 0).astype(np.float32))).mean()
+        return loss + head_weight * head, each, head
 
 
 def _interpolation_table(tower: Any, grid: mx.array) -> mx.array:

@@ -107,6 +107,11 @@ class FramePool:
         return self._truths[index % self._renderers][index // self._renderers]
 
 
+def description_numbers(pool: FramePool, count: int) -> dict[str, int]:
+    """Return a number for each description among the first `count` frames, which must be ready."""
+    return {name: i for i, name in enumerate(sorted({pool.truth(i).record.description for i in range(count)}))}
+
+
 def _open_pixels(folder: Path, count: int) -> PixelMap:
     path = folder / "pixels.u8"
     shape = (count, SEEN_HEIGHT, SEEN_WIDTH, 3)
