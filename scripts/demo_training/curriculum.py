@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from enum import StrEnum
 
 from demo_training import prompts
@@ -43,14 +44,16 @@ _WEIGHTS: dict[Stage, dict[Task, float]] = {
 # How often an interleaved prompt has 1, 2, ... frames.
 _FRAMES: dict[Stage, tuple[float, ...]] = {
     Stage.READ: (0.1, 0.4, 0.3, 0.2),
-    Stage.WORK: (0.06, 0.12, 0.2, 0.4, 0.1, 0.05, 0.03, 0.04),
+    Stage.WORK: (0.05, 0.1, 0.19, 0.48, 0.07, 0.05, 0.03, 0.03),
 }
 # Of the rows of a question batch that have no picture.
 _CHAT_SHARE = 0.12
 
 
-def draw_examples(stage: Stage, rng: random.Random, pool: FramePool, ready: int) -> tuple[Task, list[Example]]:
-    """Return the kind of a batch and its examples, about the first `ready` frames of `pool`."""
+def draw_examples(
+    stage: Stage, rng: random.Random, pool: FramePool, pick: Callable[[], int]
+) -> tuple[Task, list[Example]]:
+    """Return the kind of a batch and its examples, about frames of `pool` that `pick` chooses."""
     weights = _WEIGHTS[stage]
     task = rng.choices(list(weights), list(weights.values()))[0]
     if task is Task.INTERLEAVED:
@@ -58,25 +61,27 @@ def draw_examples(stage: Stage, rng: random.Random, pool: FramePool, ready: int)
         count = rng.choices(range(1, len(sizes) + 1), sizes)[0]
         instructions = stage is Stage.WORK or rng.random() < 0.6
         rows = max(2, _INTERLEAVED_FRAMES // count)
-        return task, [_interleaved(rng, pool, ready, count, instructions) for _ in range(rows)]
+        return task, [_interleaved(rng, pool, pick, count, instructions) for _ in range(rows)]
     if task is Task.QUESTION:
         chat_share = 0.0 if stage is Stage.LOOK else _CHAT_SHARE
-        return task, [_question(rng, pool, ready, chat_share) for _ in range(_QUESTION_ROWS)]
+        return task, [_question(rng, pool, pick, chat_share) for _ in range(_QUESTION_ROWS)]
     instructions = task is Task.SINGLE
-    frames = [rng.randrange(ready) for _ in range(_SINGLE_ROWS)]
+    frames = [pick() for _ in range(_SINGLE_ROWS)]
     return task, [prompts.single(rng, frame, pool.truth(frame), instructions=instructions) for frame in frames]
 
 
-def _interleaved(rng: random.Random, pool: FramePool, ready: int, count: int, instructions: bool) -> Example:
-    frames = [rng.randrange(ready) for _ in range(count)]
+def _interleaved(
+    rng: random.Random, pool: FramePool, pick: Callable[[], int], count: int, instructions: bool
+) -> Example:
+    frames = [pick() for _ in range(count)]
     # Neighbours in a recording are often alike.
     if count > 1 and rng.random() < 0.1:
         frames[1] = frames[0]
     return prompts.interleaved(rng, frames, [pool.truth(frame) for frame in frames], instructions=instructions)
 
 
-def _question(rng: random.Random, pool: FramePool, ready: int, chat_share: float) -> Example:
+def _question(rng: random.Random, pool: FramePool, pick: Callable[[], int], chat_share: float) -> Example:
     if rng.random() < chat_share:
         return prompts.chat(rng)
-    frame = rng.randrange(ready)
+    frame = pick()
     return prompts.question(rng, frame, pool.truth(frame))

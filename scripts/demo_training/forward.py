@@ -150,9 +150,9 @@ class Forward:
         return logits, features
 
     def losses(self, trainee: Any, batch: Batch, head_weight: float) -> tuple[mx.array, mx.array, mx.array]:
-        """Return the loss to train by, the loss of each answer token, and the head's loss.
+        """Return the loss to train by, the loss of each answer token, and the head's loss of each picture.
 
-        The loss to train by is the weighted mean of the second plus `head_weight` times the third.
+        The loss to train by is the weighted mean of the second plus `head_weight` times the mean of the third.
         """
         logits, features = self._run(trainee.model, batch)
         targets = mx.array(batch.targets)
@@ -160,13 +160,13 @@ class Forward:
         weights = mx.array(batch.weights)
         loss = (each * weights).sum() / weights.sum()
         if features is None:
-            return loss, each, mx.array(0.0)
+            return loss, each, mx.zeros((0,))
         pooled = features.reshape(-1, IMAGE_TOKENS, features.shape[-1]).mean(axis=1)
         named = trainee.head(pooled)
         labels = mx.array(np.maximum(batch.labels, 0))[:, None]
         missed = fastmath.log_sum_exp(named) - mx.take_along_axis(named, labels, axis=-1).squeeze(-1)
-        head = (missed * mx.array((batch.labels >= 0).astype(np.float32))).mean()
-        return loss + head_weight * head, each, head
+        missed = missed * mx.array((batch.labels >= 0).astype(np.float32))
+        return loss + head_weight * missed.mean(), each, missed
 
 
 def _interpolation_table(tower: Any, grid: mx.array) -> mx.array:

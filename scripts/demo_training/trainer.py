@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +35,9 @@ _FINAL_RATE = 1e-5
 _RATE_SCALES = {"patch_embed": 0.1, "merger": 0.4}
 _WARM_UP_STEPS = 100
 _CLIP_NORM = 1.0
+# How fast the loss of a description follows what was just seen, and how many frames are drawn without regard to it.
+_MISSED_SHARE = 0.1
+_UNBIASED_SHARE = 0.25
 # Looking is learned when the picture's own tokens cost less than this, in nats; ignored, they cost about 1.6.
 _LOOK_LOSS = 0.6
 _LOOK_SHARE = 0.30
@@ -88,7 +92,9 @@ class Trainer:
         mx.random.seed(settings.seed)
         self._pool = FramePool(settings.folder / "frames", seed=settings.seed, count=settings.frames)
         self._pool.ready()
-        labels = description_numbers(self._pool, settings.first_frames)
+        labels = self._labels = description_numbers(self._pool, settings.first_frames)
+        # The head's recent loss of each description; the last one stands for those without a number.
+        self._missed = np.ones(len(labels) + 1)
         self._model = new_model(settings.folder / "model")
         self._trainee = make_trainee(self._model, len(labels))
         self._optimizer = optim.AdamW(0.0, betas=[0.9, 0.98], weight_decay=0.01, bias_correction=True)
@@ -135,10 +141,10 @@ class Trainer:
     def _step(self, progress: float) -> None:
         position = self._position
         rng = random.Random(f"{self._settings.seed}/{position.step}/{self._rank}")
-        task, examples = draw_examples(_STAGES[position.stage], rng, self._pool, self._pool.ready())
+        task, examples = draw_examples(_STAGES[position.stage], rng, self._pool, self._picker(rng))
         batch = self._batcher.batch(examples, rng)
         # The head's share fades, so that in the end only what is shipped counts.
-        (loss, each, head), gradients = self._gradient(self._trainee, batch, _HEAD_WEIGHT * (1 - progress))
+        (loss, each, missed), gradients = self._gradient(self._trainee, batch, _HEAD_WEIGHT * (1 - progress))
         flat = tree_flatten(gradients)
         joined = np.array(mx.concatenate([gradient.reshape(-1) for _, gradient in flat]))
         mean = mx.array(self._exchange.average(self._rank, joined))
@@ -157,8 +163,24 @@ class Trainer:
             if task.value in ("short", "single"):
                 position.detail_loss += 0.04 * (float(detail.mean()) - position.detail_loss)
         if len(batch.labels):
-            self._recent.setdefault("head", []).append(head.item())
+            head = np.array(missed)
+            self._recent.setdefault("head", []).append(float(head.mean()))
+            for label, loss_of_one in zip(batch.labels, head, strict=True):
+                self._missed[label] += _MISSED_SHARE * (loss_of_one - self._missed[label])
         self._recent.setdefault("loss", []).append(loss.item())
+
+    def _picker(self, rng: random.Random) -> Callable[[], int]:
+        """Return what draws a frame: mostly the one of two whose description the head misses more."""
+        ready, pool = self._pool.ready(), self._pool
+
+        def pick() -> int:
+            one, other = rng.randrange(ready), rng.randrange(ready)
+            if rng.random() < _UNBIASED_SHARE:
+                return one
+            missed = [self._missed[self._labels.get(pool.truth(i).record.description, -1)] for i in (one, other)]
+            return one if missed[0] >= missed[1] else other
+
+        return pick
 
     def _update(self, gradients: Any) -> None:
         before = {name: value for name, value in tree_flatten(self._trainee.parameters()) if _rate_scale(name) < 1}
