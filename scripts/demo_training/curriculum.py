@@ -39,7 +39,7 @@ class Task(StrEnum):
 _WEIGHTS: dict[Stage, dict[Task, float]] = {
     Stage.LOOK: {Task.SHORT: 0.6, Task.QUESTION: 0.4},
     Stage.READ: {Task.SHORT: 0.1, Task.SINGLE: 0.3, Task.INTERLEAVED: 0.45, Task.QUESTION: 0.15},
-    Stage.WORK: {Task.SINGLE: 0.33, Task.INTERLEAVED: 0.55, Task.QUESTION: 0.12},
+    Stage.WORK: {Task.SINGLE: 0.28, Task.INTERLEAVED: 0.62, Task.QUESTION: 0.10},
 }
 # How often an interleaved prompt has 1, 2, ... frames.
 _FRAMES: dict[Stage, tuple[float, ...]] = {

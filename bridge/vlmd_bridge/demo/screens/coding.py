@@ -56,10 +56,10 @@ def fixing_errors(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Sc
     theme, accent, errors = pick_theme(rng), pick_accent(rng), rng.randint(1, 4)
     canvas = _editor(size, rng, theme, accent, rng.randint(1, 4))
     canvas.text(rng, 280, 104, 1220, _STATUS_TOP - 20, CODE, indents=_CODE_INDENTS)
-    # Slots are 96 units apart, so that two marks never touch.
+    # Slots are 104 units apart, so that two marks never touch.
     for slot in rng.sample(range(6), errors):
-        y = 112 + slot * 96 + rng.randint(0, 20)
-        canvas.box(280, y, 280 + rng.randint(560, 900), y + 52, ERROR)
+        y = 108 + slot * 104 + rng.randint(0, 16)
+        canvas.box(260, y, 1260, y + 72, ERROR)
     record = Record(
         description=f"Fixing {count_of(errors, 'error')} in a {theme.name} editor",
         activity="debugging",

@@ -20,10 +20,10 @@ def chatting(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Scene]:
     marked = rng.sample(range(7), unread)
     for slot in range(7):
         y = 130 + slot * 92
-        canvas.text(rng, 40, y - 8, 230, y + 8, ((150, 125, 152),))
         if slot in marked:
+            canvas.box(0, y - 38, 340, y + 38, (255, 255, 255))
             canvas.disc(286, y, 30, ERROR)
-            canvas.disc(286, y, 14, (255, 255, 255))
+        canvas.text(rng, 40, y - 8, 230, y + 8, ((150, 125, 152),))
     canvas.box(340, 0, WIDTH, 64, ACCENTS[accent])
     y = 110
     while y < HEIGHT - 100:
@@ -72,11 +72,11 @@ def presenting(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Scene
     left, top = rng.randint(90, 130), rng.randint(50, 80)
     canvas.box(left, top, WIDTH - left, HEIGHT - top, ACCENTS[accent])
     ink = (20, 20, 24) if accent in ("yellow", "orange") else (250, 250, 250)
-    canvas.box(left + 90, top + 60, rng.randint(760, 1000), top + 120, ink)
+    canvas.box(left + 60, top + 50, rng.randint(560, 700), top + 110, ink)
     for i in range(bullets):
-        y = top + 210 + i * 110
-        canvas.disc(left + 130, y, 28, ink)
-        canvas.box(left + 190, y - 16, rng.randint(640, 1040), y + 16, ink)
+        y = top + 200 + i * 115
+        canvas.disc(left + 100, y, 34, ink)
+        canvas.box(left + 160, y - 34, WIDTH - left - 60 - rng.randint(0, 80), y + 34, ink)
     record = Record(
         description=f"Presenting a {accent} slide with {count_of(bullets, 'bullet')}",
         activity="presenting",

@@ -94,11 +94,11 @@ def reading_mail(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Sce
     marked = rng.sample(range(7), unread)
     for slot in range(7):
         y = 80 + slot * 100
+        if slot in marked:
+            canvas.box(0, y - 6, 470, y + 88, ACCENTS[accent])
         canvas.box(110, y + 6, 110 + rng.randint(140, 300), y + 26, theme.ink)
         canvas.text(rng, 110, y + 40, 440, y + 80, (theme.muted,), pitch=24, height=12)
         canvas.box(0, y + 88, 470, y + 94, theme.muted)
-        if slot in marked:
-            canvas.disc(56, y + 40, 34, ACCENTS[accent])
     # The open message's banner shows the accent even when nothing is unread.
     canvas.box(510, 90, 1240, 150, ACCENTS[accent])
     canvas.text(rng, 510, 190, 1240, HEIGHT - rng.randint(40, 300), (theme.muted,), pitch=34)
