@@ -71,6 +71,7 @@ def main() -> None:
     ]
     prompts = [backend.tokenize(start).token_ids for start in starts]
     rates: dict[str, list[float]] = {"vlmd": [], "mlx_lm": []}
+    tokens = 0
     for _ in range(arguments.rounds):
         for name, speeds in rates.items():
             began_s = time.perf_counter()
