@@ -264,6 +264,23 @@ def test_to_leave_the_iterator_cancels(serve: Serve, client: vlmd.Client, how: s
     assert server.connections == 1
 
 
+def test_another_thread_ends_it_at_once(serve: Serve, client: vlmd.Client) -> None:
+    go = threading.Event()
+    server = serve(obedient(before_batch=held(go)))
+    batches = client.describe([f"/{at}.png" for at in range(1000)])
+    got: list[vlmd.Batch] = []
+    reader = threading.Thread(target=lambda: got.extend(batches))
+    reader.start()
+    wait_until(lambda: client._core.current_link() is not None and "describe_images" in server.methods())
+    wait_until(lambda: len(got) == 1)
+    batches.close()
+    reader.join(2)
+    assert not reader.is_alive()
+    assert len(got) == 1
+    wait_until(lambda: cancelled(server))
+    go.set()
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("how", ["break", "cancel", "aclose"])
 async def test_to_leave_the_async_iterator_cancels(serve: Serve, folder: Path, how: str) -> None:

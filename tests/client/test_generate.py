@@ -283,6 +283,50 @@ async def test_to_leave_the_async_iterator_cancels(serve: Serve, folder: Path, h
         assert (await client.ping()).state == "ready"
 
 
+def test_another_thread_ends_it_at_once(serve: Serve, client: vlmd.Client) -> None:
+    go = threading.Event()
+    server = serve(obedient(before_delta=held(go)))
+    generation = client.generate("p")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.extend(generation))
+    reader.start()
+    wait_until(lambda: generation.text_so_far == "Ech")
+    generation.close()
+    reader.join(2)
+    assert not reader.is_alive()
+    assert got == ["Ech"]
+    with pytest.raises(vlmd.CancelledError_):
+        generation.text()
+    wait_until(lambda: cancelled(server))
+    go.set()
+
+
+@pytest.mark.anyio
+async def test_another_task_ends_it_at_once(serve: Serve, folder: Path) -> None:
+    go = threading.Event()
+    server = serve(obedient(before_delta=held(go)))
+    async with vlmd.AsyncClient(socket=folder / "s", start=False) as client, anyio.create_task_group() as tasks:
+        generation = client.generate("p")
+        errors: list[BaseException] = []
+
+        async def wait() -> None:
+            try:
+                await generation.text()
+            except vlmd.VlmdError as error:
+                errors.append(error)
+
+        tasks.start_soon(wait)
+        with anyio.fail_after(5):
+            while not generation.text_so_far:
+                await anyio.sleep(0.01)
+            await generation.aclose()
+            while not errors:
+                await anyio.sleep(0.01)
+        assert isinstance(errors[0], vlmd.CancelledError_)
+        wait_until(lambda: cancelled(server))
+        go.set()
+
+
 def test_a_generation_that_nobody_reads_is_never_asked(serve: Serve, client: vlmd.Client) -> None:
     server = serve()
     client.generate("p").close()
@@ -356,6 +400,7 @@ def test_a_slow_reader_holds_up_nobody(serve: Serve, client: vlmd.Client) -> Non
         ({"usage": None}, "no result, batch, text or error"),
         ({"finishReason": None}, "no result, batch, text or error"),
         ({"text": None, "result": {}}, "has no text"),
+        ({"text": None, "results": []}, "with frames"),
     ],
 )
 def test_a_wrong_end_is_a_violation(serve: Serve, client: vlmd.Client, changes: Message, match: str) -> None:

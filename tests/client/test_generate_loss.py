@@ -147,6 +147,27 @@ def test_count_tokens_has_the_first(serve: Serve, folder: Path) -> None:
         wait_until(lambda: "cancel" in server.methods())
 
 
+def test_one_that_is_left_while_a_daemon_starts(journal: Journal) -> None:
+    journal.faults(loading=0.3)
+    with vlmd.Client(command=COMMAND) as client:
+        generation = client.generate("p")
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                generation.text()
+            except vlmd.VlmdError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: bool(journal.pids))
+        generation.close()
+        thread.join(10)
+        assert isinstance(errors[0], vlmd.CancelledError_)
+        assert client.generate("q").text() == "Echo: q"
+
+
 def test_to_close_fails_who_waits(serve: Serve, folder: Path) -> None:
     server = serve(hello_then(Conversation.stall))
     errors: list[BaseException] = []

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.fake_server import batch_lines, hello_result
-from vlmd._session import Answered, Batched, Broken, ClientSession, Event, News, Refused
+from tests.support.fake_server import USAGE, batch_lines, generate_lines, hello_result
+from vlmd._session import Answered, Batched, Broken, ClientSession, Event, Generated, News, Piece, Refused
 from vlmd_protocol.errors import BusyError, InvalidRequestError, ProtocolError, RequestError
 from vlmd_protocol.messages import DescribeParams, ImageRef, NoParams
 
@@ -20,7 +20,7 @@ def line(**message: Any) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode() + b"\n"
 
 
-def session(requests: int = 3) -> ClientSession:
+def session(requests: int = 4) -> ClientSession:
     made = ClientSession(max_frame_bytes=4096)
     for _ in range(requests):
         made.request("ping", NoParams())
@@ -30,12 +30,14 @@ def session(requests: int = 3) -> ClientSession:
 def dialogue() -> bytes:
     images = [{"imagePath": f"/tmp/ü{i}\u2028.png", "index": i} for i in range(5)]
     batches = batch_lines({"id": 2, "params": {"images": images, "batchSize": 2}})
+    generation = generate_lines({"id": 4, "params": {}}, "Grüße, 世界 👩‍👩‍👧", reasoning="Hm\u2028.", piece=8)
     return b"".join(
         [
             line(event="model", model="m", state="loading", stage="weights", fraction=0.25),
             line(id=1, result=hello_result(), done=True),
             *(line(**batch) for batch in batches),
             b"\n",
+            *(line(**piece) for piece in generation),
             line(id=3, error="full", code="busy", retryable=True, data={"retryAfterMs": 500}, done=True),
             line(event="draining"),
         ]
@@ -58,11 +60,20 @@ WHOLE = [shape(event) for event in session().receive(DIALOGUE)]
 def test_the_events_of_a_dialogue() -> None:
     made = session()
     events = list(made.receive(DIALOGUE))
-    assert [type(event) for event in events] == [News, Answered, Batched, Batched, Batched, Refused, News]
+    assert [type(event) for event in events] == [
+        *(News, Answered, Batched, Batched, Batched),
+        *(Piece, Piece, Piece, Generated),
+        *(Refused, News),
+    ]
     assert isinstance(events[0], News)
     assert events[0].is_load_progress
     assert [event.done for event in events if isinstance(event, Batched)] == [False, False, True]
-    refused = events[5]
+    pieces = [event for event in events if isinstance(event, Piece)]
+    assert [(piece.text, piece.reasoning) for piece in pieces][:2] == [("", "Hm\u2028."), ("Grüße, 世", "")]
+    end = events[8]
+    assert isinstance(end, Generated)
+    assert end.text == "".join(piece.text for piece in pieces)
+    refused = events[9]
     assert isinstance(refused, Refused)
     assert isinstance(refused.error, BusyError)
     assert refused.error.retry_after_s == 0.5
@@ -105,6 +116,10 @@ def test_any_bytes_end_in_events(data: bytes, cut: int) -> None:
         line(id=1, done=True),
         line(id=1, result={}),
         line(id=1, batch=1, results="none", done=True),
+        line(id=1, delta="x", done=True),
+        line(id=1, delta=3),
+        line(id=1, text="x", done=True),
+        line(id=1, text="x", finishReason="tired", usage=USAGE, done=True),
     ],
 )
 def test_what_no_daemon_sends_breaks_the_session_once(sent: bytes) -> None:
@@ -139,7 +154,7 @@ def test_lines_of_a_cancelled_request_are_dropped() -> None:
     assert cancel["method"] == "cancel"
     assert cancel["params"] == {"target": request_id}
     assert made.cancel(request_id) == b""
-    late = line(id=request_id, error="cancelled", code="cancelled", done=True)
+    late = line(id=request_id, delta="x") + line(id=request_id, error="cancelled", code="cancelled", done=True)
     answer = line(id=cancel["id"], result={"cancelled": True}, done=True)
     assert not list(made.receive(late + answer))
 

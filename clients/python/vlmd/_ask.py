@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlmd._core import ClientCore
 from vlmd._link import Box, Link
-from vlmd._patience import Patience
+from vlmd._patience import Patience, left_error
 from vlmd._session import Answered, Broken, Event, Generated, News, Piece, Refused
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.errors import (
@@ -34,6 +34,7 @@ class Ask:
         self._link: Link | None = None
         self._request_id = 0
         self._heard = False
+        self._left = False
         self._losses = 0
 
     async def next(self) -> Piece | Generated | Answered:
@@ -50,8 +51,9 @@ class Ask:
                         self._heard = True
                         self._patience.note_piece()
                         return event
-                    case News(is_load_progress=True):
-                        self._patience.note_loading()
+                    case News() as news:
+                        if news.is_load_progress:
+                            self._patience.note_loading()
                     case Refused(error=error):
                         self._link = None
                         await self._patience.wait_for_room(error, self._patience.deadline()[0])
@@ -59,7 +61,7 @@ class Ask:
                         self._losses += 1
                         raise await self._core.explain(error)
                     case _:
-                        continue
+                        raise self.violated(ProtocolError(f"The daemon answered {self._method} with frames."))
             except (ConnectionLostError, ConnectError, StartError) as error:
                 # Another run may say something else: what was heard cannot be continued.
                 if self._heard or self._losses > _MAX_LOSSES:
@@ -69,9 +71,14 @@ class Ask:
                 await self._patience.wait_for_restart(error)
 
     def leave(self) -> None:
-        """Cancel it on the daemon, unless it has ended. Neither blocks nor raises."""
+        """Cancel it on the daemon, unless it has ended. Neither blocks nor raises.
+
+        Another thread or task that waits in `next` gets `CancelledError_`: a button that stops it is on another one.
+        """
+        self._left = True
         if self._link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
             self._link.cancel(self._request_id)
+            self._box.put(Refused(self._request_id, left_error()))
 
     def violated(self, error: ProtocolError) -> ProtocolError:
         """End the connection: a peer that mixes up answers is not talked to any further."""
@@ -88,6 +95,9 @@ class Ask:
             self._request_id = link.post(self._method, self._params, self._box)
             self._link = link
             self._patience.note_asked()
+            if self._left:  # while the connection was made
+                link.cancel(self._request_id)
+                raise left_error()
         until_s, phase = self._patience.deadline()
         await link.flush(until_s)
         if (event := await self._box.next(until_s)) is None:

@@ -9,12 +9,13 @@ from vlmd._core import ClientCore
 from vlmd._images import Source
 from vlmd._job import DescribeJob
 from vlmd._link import Box, Link
-from vlmd._patience import Patience
+from vlmd._patience import Patience, left_error
 from vlmd._results import Batch, Progress
 from vlmd._session import Batched, Broken, Event, News, Refused
 from vlmd._timeouts import Timeouts
 from vlmd._types import Value_co
 from vlmd_protocol.errors import (
+    CancelledError_,
     ConnectError,
     ConnectionLostError,
     DeadlineError,
@@ -51,6 +52,7 @@ class DescribeRun(Generic[Value_co]):
         self._link: Link | None = None
         self._box = Box(core.runtime)
         self._over = False
+        self._left = False
 
     async def next(self) -> Batch[Value_co] | None:
         """Return the next batch, None after the last. After an error or `leave` there is none either.
@@ -63,7 +65,9 @@ class DescribeRun(Generic[Value_co]):
         self._core.check_open()
         try:
             batch = await self._next()
-        except BaseException:
+        except BaseException as error:
+            if self._left and isinstance(error, CancelledError_):
+                return None  # it was left meanwhile, by another thread or task
             self.leave()
             raise
         self._over = batch is None or batch.done
@@ -73,10 +77,11 @@ class DescribeRun(Generic[Value_co]):
 
     def leave(self) -> None:
         """End the job; what is under way is cancelled on the daemon. Neither blocks nor raises."""
-        self._over = True
+        self._over = self._left = True
         if self._link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
             for request_id in self._job.under_way:
                 self._link.cancel(request_id)
+            self._box.put(Refused(0, left_error()))  # wakes who waits on another thread; no request has this id
 
     async def _next(self) -> Batch[Value_co] | None:
         job = self._job

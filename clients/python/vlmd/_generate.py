@@ -6,6 +6,7 @@ from typing import Generic, cast
 
 from vlmd._ask import Ask
 from vlmd._core import ClientCore
+from vlmd._patience import left_error
 from vlmd._results import Delta, GenerateResult
 from vlmd._schema import Mismatch, Schema
 from vlmd._session import Answered, Generated, Piece
@@ -30,6 +31,7 @@ class GenerateRun(Generic[Value_co]):
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._over = False
+        self._left = False
         self._error: VlmdError | None = None
 
     @property
@@ -57,6 +59,8 @@ class GenerateRun(Generic[Value_co]):
                 return self._add(event)
             self._end(event)
         except BaseException as error:
+            if self._left and isinstance(error, CancelledError_):
+                return None  # it was left meanwhile, by another thread or task
             self._error = error if isinstance(error, VlmdError) else None
             self.leave()
             raise
@@ -79,7 +83,7 @@ class GenerateRun(Generic[Value_co]):
         while await self.next() is not None:
             continue
         if self.result is None:
-            raise self._error or CancelledError_("The generation was left before its end.", code="cancelled")
+            raise self._error or left_error()
         return self.result
 
     async def value(self) -> Value_co:
@@ -96,7 +100,7 @@ class GenerateRun(Generic[Value_co]):
 
     def leave(self) -> None:
         """End it; what is under way is cancelled on the daemon. Neither blocks nor raises."""
-        self._over = True
+        self._over = self._left = True
         self._ask.leave()
 
     def _add(self, piece: Piece) -> Delta:

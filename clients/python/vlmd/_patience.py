@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from vlmd._core import ClientCore
 from vlmd._timeouts import Timeouts
-from vlmd_protocol.errors import BusyError, ConnectError, ConnectionLostError, DeadlineError, StartError, VlmdError
+from vlmd_protocol.errors import (
+    BusyError,
+    CancelledError_,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    StartError,
+    VlmdError,
+)
 
 # An attached daemon is somebody else's to restart; it is looked for so often meanwhile.
 _RECONNECT_S = 0.1
+
+
+def left_error() -> CancelledError_:
+    """Return the error of who waits for an answer that was left."""
+    return CancelledError_("It was left before its end.", code="cancelled")
 
 
 class Patience:
