@@ -84,7 +84,11 @@ def test_bridge_crash_throws_and_the_next_call_starts_another(start_client: Star
     client.send(images=[{"imagePath": path, "timestamp": 0.0} for path in pictures])
     bridge, *workers = client.family()[1:]
     bridge.kill()
-    assert client.outcome() == {"error": "MLX bridge closed the connection"}
+    # A process killed with a request unread resets its connection; one that had read it all only ends it.
+    assert client.outcome()["error"] in (
+        "MLX bridge closed the connection",
+        "MLX bridge connection failed: read ECONNRESET",
+    )
     # Nobody cleans up by hand: workers end by themselves, the stale socket is replaced.
     eventually(lambda: gone(workers), 2, "the end of the workers")
     eventually(lambda: client.bridge_pid() is None, 2, "the adapter's knowledge of it")
