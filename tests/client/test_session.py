@@ -119,7 +119,7 @@ def test_any_bytes_end_in_events(data: bytes, cut: int) -> None:
         line(id=1, delta="x", done=True),
         line(id=1, delta=3),
         line(id=1, text="x", done=True),
-        line(id=1, text="x", finishReason="tired", usage=USAGE, done=True),
+        line(id=1, text="x", finishReason=3, usage=USAGE, done=True),
     ],
 )
 def test_what_no_daemon_sends_breaks_the_session_once(sent: bytes) -> None:
