@@ -78,9 +78,7 @@ def main() -> None:
             if name == "vlmd":
                 tokens = run_vlmd(backend, starts)
             else:
-                tokens = run_mlx_lm(
-                    backend.model, backend.eos_token_ids, prompts, arguments.tokens, arguments.rows
-                )
+                tokens = run_mlx_lm(backend.model, backend.eos_token_ids, prompts, arguments.tokens, arguments.rows)
             speeds.append(tokens / (time.perf_counter() - began_s))
     for name, speeds in rates.items():
         print(f"{name:7} median {statistics.median(speeds):8.1f} tokens/s, best {max(speeds):8.1f}")

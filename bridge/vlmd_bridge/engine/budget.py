@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlmd_bridge.workers.messages import RecordConstraint
 
 # What separates the fields, and the byte at which a field is known to have ended.
@@ -77,6 +80,9 @@ class RecordBudget:
         if not self._forced and self._literal_left == 0 and self._used >= self._limit:
             self._forced = self._closing_tokens(matcher)
         return self._forced[0] if self._forced else None
+
+    def narrow(self, words: NDArray[np.int32]) -> None:
+        """Nothing: the grammar and forced tokens are enough."""
 
     def _advance_byte(self, byte: int) -> None:
         if self._literal_left:

@@ -29,6 +29,10 @@ class Budget(Protocol):
         """Return the token that must come next, or None while there is time."""
         ...
 
+    def narrow(self, words: NDArray[np.int32]) -> None:
+        """Take tokens that there is no time for out of `words`, the bits of those that may come next."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grammar:
@@ -147,6 +151,8 @@ class RowControl:
         forced = self._forced_token()
         if forced is None:
             self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+            if self._budget is not None:
+                self._budget.narrow(words)
         else:
             words[:] = 0
             _allow(words, forced)
@@ -193,7 +199,9 @@ class RowControl:
         if not self._matcher.consume_token(token):
             self.error = str(self._matcher.get_error()).partition("\n")[0] or "the grammar refused a token"
         elif self._matcher.is_stopped():
-            self.complete = True
+            # Out of its limits, a grammar stops as well.
+            self.complete = not self._matcher.is_error()
+            self.error = None if self.complete else str(self._matcher.get_error()).partition("\n")[0]
         elif self._budget is not None:
             self._budget.advance(token)
 

@@ -1,6 +1,7 @@
-"""Bounds every string and array of a JSON Schema, so that an answer closes within a budget of tokens.
+"""Bounds every string and array of a JSON Schema, so that each part of an answer gets its share of the tokens.
 
-A model that repeats itself inside a string would otherwise use up its budget there and leave JSON that does not parse.
+A model that repeats itself inside a string would otherwise use up its budget there. What is cut short all the same is
+closed by `JsonBudget`.
 """
 
 from __future__ import annotations
@@ -9,91 +10,98 @@ from typing import Any
 
 import msgspec
 
-from vlmd_bridge.engine.backend import SequenceError
+from vlmd_bridge.engine.json_sizes import MAX_REPEATS, resolve
 
-# Longest default of an array that the schema leaves open.
+# Longest default of an array that the schema leaves open, and how long one usually is: what shares are computed with.
 _MAX_ITEMS = 16
-_MIN_CHARS = 8
-_MAX_DEPTH = 32
+_USUAL_ITEMS = 2
+
+# No string's share is less than this: a name should fit.
+_MIN_CHARS = 24
+
 # A number within this many characters; the grammar keeps digits unbounded otherwise.
 _SCALAR_TOKENS = 12
 
 _KEYWORDS_WITH_SCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_KEYWORDS_WITH_NAMED_SCHEMAS = ("properties", "$defs", "definitions")
+_KEYWORDS_WITH_NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 
 
-def bound_schema(text: str, max_tokens: int) -> str:
-    """Return the schema `text` with a `maxLength` on every string and a `maxItems` on every array that has none.
+def bound_schema(schema: Any, max_tokens: int) -> Any:
+    """Return `schema` with a `maxLength` on every string and a `maxItems` on every array that has none.
 
-    The budget is divided evenly among the strings that a largest answer holds, one character to a token: safe for
-    text of ASCII under any tokenizer, and several times what a trained model needs for the same words.
-
-    Raises:
-        SequenceError: `text` is not a JSON Schema.
+    The budget is divided evenly among the strings of an answer whose open arrays have two items, one character to a
+    token: several times what a trained model needs for the same words.
     """
-    try:
-        schema = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        raise SequenceError("schema_invalid", f"the schema is not JSON: {error}") from None
-    if not isinstance(schema, (dict, bool)):
-        raise SequenceError("schema_invalid", f"a JSON Schema is an object, not {type(schema).__name__}")
-    for max_items in (_MAX_ITEMS, 8, 4, 2, 1):
-        strings, fixed = _count(schema, max_items, 0)
-        max_chars = (max_tokens - fixed) // max(1, strings)
-        if max_chars >= _MIN_CHARS or not strings:
-            break
-    else:
-        max_items, max_chars = 1, _MIN_CHARS
-    return msgspec.json.encode(_bound(schema, max_items, max_chars, 0)).decode()
+    strings, fixed = _Usual(schema).count(schema)
+    max_chars = max(_MIN_CHARS, (max_tokens - fixed) // max(1, strings))
+    return _bound(schema, _MAX_ITEMS, min(max_chars, MAX_REPEATS))
 
 
-def _count(schema: Any, max_items: int, depth: int) -> tuple[int, int]:
-    """Return the open strings in a largest answer and the tokens of everything else in it."""
-    if depth > _MAX_DEPTH or not isinstance(schema, dict):
-        return 0, _SCALAR_TOKENS
-    if "const" in schema or "enum" in schema:
-        values = [schema["const"]] if "const" in schema else schema["enum"]
-        return 0, max((len(msgspec.json.encode(value)) for value in values), default=0)
-    strings, fixed = 0, 2
-    branches = [_count(s, max_items, depth + 1) for k in ("anyOf", "oneOf") for s in _list(schema.get(k))]
-    if branches:
-        strings += max(s for s, _ in branches)
-        fixed += max(f for _, f in branches)
-    for name, value in _dict(schema.get("properties")).items():
-        inner_strings, inner_fixed = _count(value, max_items, depth + 1)
-        strings += inner_strings
-        fixed += inner_fixed + len(name) + 4
-    if _is_array(schema):
-        items = schema.get("maxItems", max(max_items, schema.get("minItems", 0)))
-        inner_strings, inner_fixed = _count(schema.get("items", {}), max_items, depth + 1)
-        strings += inner_strings * items
-        fixed += (inner_fixed + 1) * items
-    elif _is_open_string(schema):
-        strings += 1
-    elif schema.get("type") in ("integer", "number", "boolean", "null") or "maxLength" in schema:
-        fixed += schema.get("maxLength", _SCALAR_TOKENS)
-    return strings, fixed
+class _Usual:
+    """Counts what an answer holds, behind references too; one inside itself counts once."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._known: dict[int, tuple[int, int]] = {}
+
+    def count(self, schema: Any) -> tuple[int, int]:
+        """Return the open strings and the tokens of everything else in it."""
+        if not isinstance(schema, dict):
+            return 0, _SCALAR_TOKENS
+        if id(schema) not in self._known:
+            self._known[id(schema)] = 0, _SCALAR_TOKENS  # for whoever asks from inside
+            self._known[id(schema)] = self._count(schema)
+        return self._known[id(schema)]
+
+    def _count(self, schema: dict[str, Any]) -> tuple[int, int]:
+        if "const" in schema or "enum" in schema:
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            return 0, max((len(msgspec.json.encode(value)) for value in values), default=0)
+        if "$ref" in schema:
+            return self.count(resolve(self._root, schema["$ref"]))
+        strings, fixed = 0, 2
+        branches = [self.count(s) for k in ("anyOf", "oneOf") for s in _list(schema.get(k))]
+        if branches:
+            strings += max(s for s, _ in branches)
+            fixed += max(f for _, f in branches)
+        for part in _list(schema.get("allOf")):
+            inner_strings, inner_fixed = self.count(part)
+            strings, fixed = strings + inner_strings, fixed + inner_fixed
+        for name, value in _dict(schema.get("properties")).items():
+            inner_strings, inner_fixed = self.count(value)
+            strings += inner_strings
+            fixed += inner_fixed + len(name) + 4
+        if _is_array(schema):
+            items = min(schema.get("maxItems", _USUAL_ITEMS), max(_USUAL_ITEMS, schema.get("minItems", 0)))
+            inner_strings, inner_fixed = self.count(schema.get("items", {}))
+            strings += inner_strings * items
+            fixed += (inner_fixed + 1) * items
+        elif _is_open_string(schema):
+            strings += 1
+        elif schema.get("type") in ("integer", "number", "boolean", "null") or "maxLength" in schema:
+            fixed += min(schema.get("maxLength", _SCALAR_TOKENS), _MIN_CHARS)
+        return strings, fixed
 
 
-def _bound(schema: Any, max_items: int, max_chars: int, depth: int) -> Any:
-    if depth > _MAX_DEPTH or not isinstance(schema, dict):
+def _bound(schema: Any, max_items: int, max_chars: int) -> Any:
+    if not isinstance(schema, dict):
         return schema
     bounded = dict(schema)
     for keyword in _KEYWORDS_WITH_SCHEMAS:
         if keyword in schema:
-            bounded[keyword] = [_bound(s, max_items, max_chars, depth + 1) for s in _list(schema[keyword])]
+            bounded[keyword] = [_bound(s, max_items, max_chars) for s in _list(schema[keyword])]
     for keyword in _KEYWORDS_WITH_NAMED_SCHEMAS:
         if keyword in schema:
-            bounded[keyword] = {
-                name: _bound(s, max_items, max_chars, depth + 1) for name, s in _dict(schema[keyword]).items()
-            }
+            bounded[keyword] = {name: _bound(s, max_items, max_chars) for name, s in _dict(schema[keyword]).items()}
     for keyword in ("items", "additionalProperties"):
         if isinstance(schema.get(keyword), dict):
-            bounded[keyword] = _bound(schema[keyword], max_items, max_chars, depth + 1)
+            bounded[keyword] = _bound(schema[keyword], max_items, max_chars)
     if _is_array(schema):
         bounded.setdefault("maxItems", max(max_items, schema.get("minItems", 0)))
     elif _is_open_string(schema):
         bounded["maxLength"] = max(max_chars, schema.get("minLength", 0))
+    elif "maxLength" in schema:
+        bounded["maxLength"] = min(schema["maxLength"], MAX_REPEATS)
     elif schema.get("type") == "object" and "additionalProperties" not in schema and "properties" in schema:
         # JSON Schema leaves an object open by default: a model could add names without end.
         bounded["additionalProperties"] = False

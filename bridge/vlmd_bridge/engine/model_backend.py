@@ -175,7 +175,7 @@ class ModelBackend(ABC):
         assert constraint is not None
 
         def budget(tokens_left: int) -> Budget | None:
-            return self._grammars.budget(constraint, tokens_left)
+            return self._grammars.budget(constraint, max_tokens, tokens_left)
 
         matcher = self._grammars.matcher(constraint, max_tokens)
         return Grammar(matcher=matcher, tokenizer=self._grammars.tokenizer, budget=budget)
