@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from vlmd_bridge.engine.backend import SequenceError
+from vlmd_bridge.engine.json_sizes import parse_schema
 from vlmd_bridge.record import Record, format_interleaved, format_record
 from vlmd_bridge.workers.messages import (
     Constraint,
@@ -122,11 +123,7 @@ def _constrained(constraint: Constraint, records: list[Record]) -> str:
         return format_record(records[0])
     word = records[0].description if records else "text"
     if isinstance(constraint, SchemaConstraint):
-        try:
-            schema = msgspec.json.decode(constraint.schema)
-        except msgspec.DecodeError as error:
-            raise SequenceError("schema_invalid", f"the schema is not JSON: {error}") from None
-        return msgspec.json.encode(_instance(schema, word, 0)).decode()
+        return msgspec.json.encode(_instance(parse_schema(constraint.schema), word, 0)).decode()
     return _matching(constraint, word)
 
 
