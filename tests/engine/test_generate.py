@@ -96,8 +96,14 @@ def test_a_model_that_begins_to_think_by_itself(tiny_path: TinyPath) -> None:
         assert forbidden.reasoning is None and len(forbidden.text) >= 9
         plain = dictate(backend, "<think>hm</think>Yes", go(thinking=False))
         assert plain.reasoning == "hm" and plain.text.startswith("Yes")
-        orphan = dictate(backend, "hm</think>Yes", go())
+        streamed = dictate(backend, "hm</think>Yes", go())
+        assert streamed.reasoning is None and streamed.text.startswith("hmYes")
+        orphan = dictate(backend, "hm</think>Yes", msgspec.structs.replace(go(), stream=False))
         assert orphan.reasoning == "hm" and orphan.text.startswith("Yes")
+        # A template that knows thinking and no way to turn it off: its text waits for the tag.
+        backend._template.may_close_only = True
+        held = dictate(backend, "hm</think>Yes", go())
+        assert held.reasoning == "hm" and held.text.startswith("Yes")
 
 
 def test_a_schema_behind_thinking_gets_what_is_left(tiny_path: TinyPath) -> None:

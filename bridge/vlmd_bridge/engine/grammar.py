@@ -17,7 +17,8 @@ from vlmd_bridge.engine.budget import RecordBudget
 from vlmd_bridge.engine.control import Budget
 from vlmd_bridge.engine.json_bounds import bound_schema
 from vlmd_bridge.engine.json_budget import JsonBudget
-from vlmd_bridge.engine.json_sizes import MAX_REPEATS, SchemaSizes, parse_schema
+from vlmd_bridge.engine.json_schema import MAX_REPEATS, parse_schema
+from vlmd_bridge.engine.json_sizes import SchemaSizes
 from vlmd_bridge.engine.vocabulary import Vocabulary
 from vlmd_bridge.workers.messages import Constraint, RecordConstraint, SchemaConstraint
 

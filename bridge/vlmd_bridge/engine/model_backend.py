@@ -167,7 +167,9 @@ class ModelBackend(ABC):
             control=control,
             max_tokens=max_tokens,
             text=TextStream(self.detokenizer),
-            answer=Answer(stop=start.stop, opened=prompt.opens_thinking, hold=start.thinking and self._template.thinks),
+            answer=Answer(
+                stop=start.stop, opened=prompt.opens_thinking, hold=start.thinking and self._template.may_close_only
+            ),
         )
 
     def _grammar(self, start: Start, max_tokens: int) -> Grammar:

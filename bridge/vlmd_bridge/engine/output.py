@@ -29,7 +29,7 @@ class Answer:
             stop: strings that end the answer and are no part of it.
             opened: the prompt ended inside a thinking part.
             hold: hand out no text before it is known whether an end tag will make thinking of it: for models that
-                know the tags and were asked to think, but did not begin with one.
+                close thinking parts without opening them.
         """
         self._stop = stop
         self._hold = hold

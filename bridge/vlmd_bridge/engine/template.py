@@ -31,9 +31,11 @@ class ChatTemplate:
         self._sees = sees
         self._control = control_token_pattern(processor, tokenizer)
         source = str(getattr(self._templated, "chat_template", None) or "")
-        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-        # Whether the model was made to think: its tokenizer or its template knows the end tag.
-        self.thinks = THINK_CLOSE in added or THINK_CLOSE in source
+        # Whether the model was made to think. Its tokenizer does not tell: Qwen's instruct models have the tags too.
+        self.thinks = THINK_CLOSE in source or "enable_thinking" in source
+        # Whether it may close a thinking part that nobody opened: those that cannot be told not to think (DeepSeek-R1).
+        # One that can be told opens what it closes, and its text need not wait for an end tag.
+        self.may_close_only = THINK_CLOSE in source and "enable_thinking" not in source
 
     def render(self, prompt: Start | Count) -> str:
         """Return the prompt as text: the turns in order, ready for the answer.
