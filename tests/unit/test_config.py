@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.support.settings_table import row_start
 from vlmd_bridge import config
 from vlmd_bridge.config.layers import BUILT_IN
 from vlmd_bridge.config.recommend import no_model_message, recommended_model
@@ -162,8 +163,4 @@ def test_recommended_model_suits_the_machine() -> None:
 def test_readme_names_every_setting_with_its_variables() -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     for key in keys():
-        own, *adr = key.variables
-        row = f"| `{key.name}` | `{own}` | {''.join(f'`{name}` ' for name in adr)}| "
-        assert row in readme, row
-        if isinstance(key.default, int | float) and not isinstance(key.default, bool):
-            assert f"{row}{int(key.default)}" in readme, row
+        assert row_start(key) in readme, row_start(key)

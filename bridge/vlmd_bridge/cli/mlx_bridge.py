@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         adr_socket_path=path,
         owned=True,
         owner_pid=parent,
+        text_model=None,  # the adapter has no method for it
         idle_timeout_s=None,  # the adapter needs its child for as long as it lives itself
     )
     setup_logging(settings.log_file, stderr=True, verbose=settings.verbose)

@@ -1,0 +1,1 @@
+"""The documents: their commands run, their tables agree with the code."""
