@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -10,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
@@ -162,6 +165,41 @@ def test_no_interpreter_with_an_engine_is_fatal(start_bridge: StartBridge, bare_
     assert line["status"] == "fatal"
     assert "pip install 'vlmd[mlx]'" in line["error"]
     assert bridge.process.wait(10) != 0
+
+
+def test_the_script_itself_is_python_3_9() -> None:
+    ast.parse(SCRIPT.read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_interpreter_that_is_too_old_hands_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: bool
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    became: list[list[str]] = []
+
+    def become(command: list[str], environment: dict[str, str]) -> NoReturn:
+        became.append(command)
+        raise SystemExit
+
+    # Nothing else is there: no environment in the checkout, no other Python on the PATH.
+    state = script["_run_newer"].__globals__
+    monkeypatch.setitem(state, "ROOT", tmp_path)
+    monkeypatch.setitem(state, "_become", become)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    broken = tmp_path / "python3.13"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    environment = {"ESCRIBANO_PYTHON_PATH": sys.executable} if named else {}
+    if named:
+        with pytest.raises(SystemExit):
+            script["_run_newer"](environment)
+        assert became == [[sys.executable, str(SCRIPT)]]
+    else:
+        assert script["_run_newer"](environment) != 0
+        line = json.loads(capsys.readouterr().out)
+        assert (line["status"], became) == ("fatal", [])
+        assert "3.11 or later" in line["error"]
 
 
 def test_from_any_folder_and_by_a_link(start_bridge: StartBridge, tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_two_host_apps_on_one_path(start_client: StartClient, pictures: list[str
     assert not _left(first)
 
 
+def test_a_second_host_app_does_not_disturb_a_request_under_way(start_client: StartClient, pictures: list[str]) -> None:
+    first = start_client(model="fake:step_ms=10,tokens=40,width=4")
+    first.describe(pictures[:1])
+    first.send(images=[{"imagePath": path, "timestamp": 10.0 * i} for i, path in enumerate(pictures[:12])])
+    second = start_client(folder=first.folder)
+    _check_twelve(second.describe(pictures[:12]), pictures[:12])
+    _check_twelve(first.outcome(), pictures[:12])
+    # The one that only stood by ends; the first goes on.
+    assert second.quit() == 0
+    _check_twelve(first.describe(pictures[:12]), pictures[:12])
+
+
 @pytest.mark.parametrize("when", ["loading", "idle", "running"])
 def test_kill_9_of_the_host_app(start_client: StartClient, pictures: list[str], when: str) -> None:
     models = {"loading": "fake:load_s=20", "idle": "fake", "running": "fake:step_ms=20,tokens=200"}

@@ -67,7 +67,7 @@ class StandBy:
                     if hello.state == "ready":
                         models = ", ".join(model.name for model in hello.models)
                         log.warning("the daemon with pid %d serves %s, with the model %s", hello.pid, lost.path, models)
-                        ready.end("ready", model=hello.models[0].name, socket=str(lost.path), pid=hello.pid)
+                        ready.end("ready", model=models, socket=str(lost.path), pid=hello.pid)
                         announced = True
                 time.sleep(_CHECK_S)
         log.info("the parent process is gone")
