@@ -39,7 +39,8 @@ class ReadyChannel:
 
 
 def _write(fd: int, line: dict[str, Any]) -> None:
+    known = {name: value for name, value in line.items() if value is not None}
     try:
-        os.write(fd, json.dumps(line).encode() + b"\n")
+        os.write(fd, json.dumps(known).encode() + b"\n")
     except OSError:
         return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder
@@ -14,9 +12,9 @@ _MAX_LINE_BYTES = 64 * 1024
 
 
 class StartupLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of ``--ready-fd``."""
+    """One line of ``--ready-fd``. A status that a newer daemon has is a sign of life, like ``loading``."""
 
-    status: Literal["loading", "bound", "ready", "running", "fatal"]
+    status: str
     stage: str | None = None
     fraction: float | None = None
     socket: str | None = None
