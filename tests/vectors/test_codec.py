@@ -11,12 +11,14 @@ import pytest
 
 from tests.vectors.cases import cases
 from vlmd._session import Broken, ClientSession
+from vlmd._startup import Startup
 from vlmd_protocol import messages
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, decode_params, decode_reply, decode_request, encode_line
 from vlmd_protocol.connection import Call, Refusal, ServerConnection
 from vlmd_protocol.errors import ProtocolError, find_code
 from vlmd_protocol.limits import MAX_FRAME_BYTES
 from vlmd_protocol.messages import METHODS, NoParams, Reply, Wire
+from vlmd_protocol.startup import StartupLine
 from vlmd_protocol.vectors import Case, to_bytes
 
 # A longer stream is split at so many places only.
@@ -154,3 +156,26 @@ def test_invalid_lines(case: Case) -> None:
     assert isinstance(broken.error, ProtocolError)
     assert len(str(broken.error)) < 800
     assert session.pending == frozenset()
+
+
+@pytest.mark.parametrize("case", cases("decode/startup"))
+def test_startup(case: Case) -> None:
+    startup = Startup()
+    startup.receive(to_bytes(case["line"]) + b"\n")
+    outcomes = {
+        "progress": (False, False, False, False),
+        "bound": (True, False, False, False),
+        "ready": (True, False, True, False),
+        "running": (False, True, True, False),
+        "fatal": (False, False, True, True),
+        "invalid": (False, False, True, True),
+    }
+    found = (startup.bound, startup.running, startup.over, startup.fatal is not None)
+    assert found == outcomes[case["outcome"]]
+    assert startup.lines == (0 if case["outcome"] == "invalid" else 1)
+    if case["outcome"] == "fatal":
+        assert startup.fatal is not None
+        assert startup.fatal.code == json.loads(case["line"])["code"]
+    if "schema" in case:
+        made = msgspec.json.decode(case["line"], type=StartupLine)
+        assert type(made).__name__ == case["schema"]

@@ -20,6 +20,7 @@ FIELDS = {
     "decode/lines": {"name", "about", "input", "lines", "rest", "max_frame_bytes"},
     "decode/requests": {"name", "about", "line", "request", "schema"},
     "decode/replies": {"name", "about", "line", "reply", "schema"},
+    "decode/startup": {"name", "about", "line", "outcome", "schema"},
     "encode/requests": {"name", "about", "type", "fields", "line", "side"},
     "encode/lines": {"name", "about", "type", "fields", "line", "side", "ascii"},
     "invalid/requests": {"name", "about", "line", "code", "id"},
@@ -31,7 +32,7 @@ FIELDS = {
     "paths/folder": {"name", "about", "check", "make", "outcome", "needs"},
     "paths/ensure": {"name", "about", "check", "make", "umask", "outcome", "mode"},
     "paths/socket": {"name", "about", "check", "make", "outcome", "needs"},
-    "paths/start": {"name", "about", "check", "at", "make", "startup", "kept", "needs"},
+    "paths/start": {"name", "about", "check", "at", "make", "startup", "kept", "socket_mode", "peer", "needs"},
 }
 DIALOGUE_FIELDS = {"name", "about", "needs", "ascii", "events", "steps"}
 

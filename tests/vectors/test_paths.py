@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.vectors.cases import cases
-from tests.vectors.made import make
+from tests.vectors.made import OTHER_UID, make
 from vlmd_protocol import paths
 from vlmd_protocol.errors import UnsafeSocketError
+from vlmd_protocol.startup import StartupLine
 from vlmd_protocol.vectors import Case, to_bytes
 
 
@@ -89,6 +92,33 @@ def test_socket(case: Case, place: Path) -> None:
     assert outcome(paths.check_socket, place / "it") == case["outcome"]
 
 
+def said_to_another_user(socket_path: Path) -> bytes:
+    """Return what the server says to a process of another user before it closes the connection."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgid(OTHER_UID)
+            os.setuid(OTHER_UID)
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(5)
+                peer.connect(str(socket_path))
+                try:
+                    peer.send(b'{"id":1,"method":"ping"}\n')
+                    said = peer.recv(100)
+                except (BrokenPipeError, ConnectionResetError):
+                    said = b""
+            os.write(write, said)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the other user could not connect"
+    return said
+
+
 @pytest.mark.parametrize("case", cases("paths/start"))
 def test_start(case: Case, place: Path, start_daemon: StartDaemon) -> None:
     skip_unless_root(case)
@@ -105,9 +135,19 @@ def test_start(case: Case, place: Path, start_daemon: StartDaemon) -> None:
     daemon = start_daemon(socket_path=socket_path)
     line = daemon.wait_for("ready", "fatal")
     assert {key: line[key] for key in case["startup"]} == case["startup"]
+    # What a daemon tells has the form that the schema is made from.
+    for told in daemon.start_lines:
+        msgspec.json.decode(msgspec.json.encode(told), type=StartupLine)
+        assert None not in told.values()
     if line["status"] == "ready":
-        assert socket_path.lstat().st_mode & 0o7777 == 0o600
         assert daemon.ask("ping")[0]["done"]
+    if "socket_mode" in case:
+        assert socket_path.lstat().st_mode & 0o7777 == int(case["socket_mode"], 8)
+    if case.get("peer") == "other":
+        for opened in (place, folder, socket_path):
+            opened.chmod(0o777)
+        assert said_to_another_user(socket_path) == b""
+        folder.chmod(0o700)
     if before is not None:
         after = at.lstat()
         assert ((before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)) is case["kept"]
