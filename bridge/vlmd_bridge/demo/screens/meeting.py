@@ -69,14 +69,14 @@ def presenting(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Scene
     """Draw a slide of one to four bullets."""
     theme, accent, bullets = pick_theme(rng), pick_accent(rng), rng.randint(1, 4)
     canvas = Canvas(size, jitter(rng, theme.background, 4))
-    left, top = rng.randint(90, 130), rng.randint(50, 80)
-    canvas.box(left, top, WIDTH - left, HEIGHT - top, ACCENTS[accent])
+    canvas.box(100, 24, WIDTH - 100, HEIGHT - 24, ACCENTS[accent])
     ink = (20, 20, 24) if accent in ("yellow", "orange") else (250, 250, 250)
-    canvas.box(left + 60, top + 50, rng.randint(560, 700), top + 110, ink)
+    canvas.box(160, 60, rng.randint(640, 760), 120, ink)
     for i in range(bullets):
-        y = top + 200 + i * 115
-        canvas.disc(left + 100, y, 34, ink)
-        canvas.box(left + 160, y - 34, WIDTH - left - 60 - rng.randint(0, 80), y + 34, ink)
+        # A picture's token covers 160 units: each bullet has a row of them to itself.
+        y = 160 * (i + 1) + 80
+        canvas.disc(200, y, 34, ink)
+        canvas.box(260, y - 34, WIDTH - 180 + rng.randint(-40, 40), y + 34, ink)
     record = Record(
         description=f"Presenting a {accent} slide with {count_of(bullets, 'bullet')}",
         activity="presenting",

@@ -125,7 +125,7 @@ def planning_week(size: tuple[int, int], rng: random.Random) -> tuple[Canvas, Sc
         canvas.box(i * day + 40, 34, i * day + 40 + rng.randint(60, 140), 58, theme.muted)
     for i in rng.sample(range(5), meetings):
         y = rng.randint(120, 560)
-        canvas.box(i * day + 24, y, (i + 1) * day - 24, y + rng.randint(110, 200), ACCENTS[accent])
+        canvas.box(i * day + 24, y, (i + 1) * day - 24, y + 180, ACCENTS[accent])
     record = Record(
         description=f"Planning a week with {count_of(meetings, 'meeting')}",
         activity="planning",
