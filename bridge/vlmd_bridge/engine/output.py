@@ -109,6 +109,10 @@ class Answer:
 
     def _read_text(self) -> bool:
         """Take what is decided of the text; whether there may be more to read."""
+        if self._text and not self._stop and "<" not in self._pending:  # nearly every token, so it should be quick
+            self._text += self._pending
+            self._pending = ""
+            return False
         if self._thought and not self._text:
             self._pending = self._pending.lstrip()
         end, mark = min(self._marks(), default=(0, ""))
