@@ -19,7 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Minutes a suite may take on two slow cores; a folder of `tests` that is not named here gets the default. Together
 # with the set-up they must stay under CI's 25 minutes.
-BUDGETS_MINUTES = {"unit": 2, "protocol": 2, "client": 3, "cli": 3, "adr006": 3, "engine": 5, "integration": 4}
+BUDGETS_MINUTES = {
+    "unit": 2,
+    "protocol": 2,
+    "client": 3,
+    "cli": 3,
+    "adr006": 3,
+    "engine": 5,
+    "integration": 4,
+    "vectors": 3,
+}
 DEFAULT_BUDGET_MINUTES = 2
 
 # Lint and types are quick; a cold mypy cache is what takes time.

@@ -24,6 +24,7 @@ def generate() -> dict[str, str]:
         "protocol/vlmd_protocol/schema/v1.json": json.dumps(made, indent=2, ensure_ascii=False) + "\n",
         "clients/typescript/src/protocol.gen.ts": typescript.render(made),
         "docs/protocol.md": reference.render(made),
+        "protocol/SPEC.md": reference.with_codes((ROOT / "protocol/SPEC.md").read_text(encoding="utf-8")),
     }
 
 
