@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.support.daemon import Daemon, eventually
+from tests.vectors.schema_check import SCHEMA, errors
 from vlmd_protocol.conformance import CaseFailed, Player
 from vlmd_protocol.conformance.run import choose
+from vlmd_protocol.messages import ANSWERS
 from vlmd_protocol.vectors import Case
 
 # Eight pictures take about half a second: time enough for a cancel, or for what must overtake them.
@@ -57,6 +60,31 @@ def test_dialogue(case: Case, server: Daemon, tmp_path: Path) -> None:
     adr = "adr-socket" in case.get("needs", [])
     path = server.folder / "adr.sock" if adr else server.socket_path
     try:
-        Player(str(path), tmp_path).play(case)
+        Player(str(path), tmp_path, on_line=check_separate_done if adr else check).play(case)
     except CaseFailed as failure:
         pytest.fail(str(failure))
+
+
+def check(line: dict[str, Any]) -> None:
+    """Check a line of the daemon: it validates, and has no field that the protocol does not have."""
+    assert errors(line, "Line") == [], line
+    assert line.keys() <= FIELDS
+    if "result" in line:
+        assert any(errors(line["result"], name) == [] and line["result"].keys() <= known(name) for name in RESULTS), (
+            line
+        )
+    for result in line.get("results", []):
+        assert result.keys() <= known("FrameResult")
+
+
+def check_separate_done(line: dict[str, Any]) -> None:
+    """The same where the last batch comes without `done`."""
+    check({**line, "done": True} if line.get("partial") is False else line)
+
+
+def known(name: str) -> set[str]:
+    return set(SCHEMA["$defs"][name]["properties"])
+
+
+RESULTS = [answer.result.__name__ for answer in ANSWERS.values() if answer.result is not None]
+FIELDS = {key for line in SCHEMA["$defs"]["Line"]["anyOf"] for key in known(line["$ref"].rsplit("/", 1)[1])}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from vlmd_protocol.conformance.match import mismatch
 from vlmd_protocol.conformance.peer import BadLine, Peer, PeerGone, Silence
 from vlmd_protocol.conformance.player import DEFAULT_TIMEOUT_S
 from vlmd_protocol.conformance.run import NEEDS, Outcome, choose, run
@@ -17,7 +18,7 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NO_SERVER = 3
 
-_HELLO = b'{"id":1,"method":"status"}\n'
+_STATUS = b'{"id":1,"method":"status"}\n'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,11 +68,12 @@ def _found(socket_path: str, timeout_s: float) -> list[str]:
     """Return what `status` tells of the server."""
     peer = Peer(socket_path, ascii_only=False)
     try:
-        peer.send(_HELLO, timeout_s)
-        models = peer.line(timeout_s).get("result", {}).get("models", [])
+        peer.send(_STATUS, timeout_s)
+        result = peer.line(timeout_s).get("result")
     finally:
         peer.close()
-    ready = [model for model in models if model.get("state") == "ready"]
+    models = result.get("models") if isinstance(result, dict) else None
+    ready = [m for m in models or [] if mismatch({"name": {"$type": "string"}, "state": "ready"}, m) is None]
     return [*(["model"] if ready else []), *(["fake"] if any(m["name"].startswith("fake") for m in ready) else [])]
 
 

@@ -79,10 +79,6 @@ class Peer:
             self._read()
         return self._received.popleft()
 
-    def push_back(self, line: dict[str, Any]) -> None:
-        """Return a line that was read too early."""
-        self._received.appendleft(line)
-
     def half_close(self) -> None:
         """Say that nothing more will come."""
         with suppress(OSError):

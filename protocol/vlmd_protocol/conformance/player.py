@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +26,23 @@ class CaseFailed(Exception):
 
 
 class Player:
-    """Plays a case against the server at `socket_path`, with `folder` for its pictures."""
+    """Plays a case against the server at `socket_path`, with `folder` for its pictures.
 
-    def __init__(self, socket_path: str, folder: Path, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    `on_line` is called with each line that comes, before it is compared.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        folder: Path,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        on_line: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self._socket_path = socket_path
         self._folder = folder
         self._timeout_s = timeout_s
+        self._on_line = on_line
         self._peers: dict[str, Peer] = {}
         self._case: Case = {}
 
@@ -158,10 +170,12 @@ class Player:
             peer.close()
 
     def _next(self, peer: Peer, timeout_s: float | None = None) -> dict[str, Any]:
-        while "event" in (line := peer.line(self._timeout_s if timeout_s is None else timeout_s)):
-            if self._case.get("events"):
-                break
-        return line
+        while True:
+            line = peer.line(self._timeout_s if timeout_s is None else timeout_s)
+            if self._on_line is not None:
+                self._on_line(line)
+            if "event" not in line or self._case.get("events"):
+                return line
 
     def _peer(self, name: str) -> Peer:
         if name not in self._peers:
