@@ -76,6 +76,15 @@ def test_an_unexpected_method_is_told(path: Path) -> None:
         assert server.complaints == ["expected hello, got ping"]
 
 
+@pytest.mark.parametrize("line", ["hello", "[]", '{"id":1}', '{"id":1,"method":"cancel","params":{}}', "[" * 5000])
+def test_what_no_client_may_send_is_told(path: Path, line: str) -> None:
+    with FakeServer(path) as server, Connection(path) as connection:
+        connection.send_bytes(line.encode() + b"\n")
+        assert list(connection.lines()) == []
+        (complaint,) = server.complaints
+        assert complaint.startswith("the client sent")
+
+
 @pytest.mark.parametrize("steps", [[{"dance": 1}], [{}], [{"stall": True, "close": True}]])
 def test_a_step_is_one_of_those_there_are(steps: list[dict[str, Any]]) -> None:
     with pytest.raises(ScriptError, match="a step has one of expect"):

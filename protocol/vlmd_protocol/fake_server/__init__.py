@@ -5,7 +5,7 @@ In Python a dialogue may be a function too::
     with FakeServer(path, hello_then(lambda talk: talk.stall())) as server:
         ...
 
-Standard library only.
+It needs msgspec alone. A line that no client may send ends its connection and is told on standard error.
 """
 
 from vlmd_protocol.fake_server.answers import (

@@ -6,7 +6,7 @@
         ...
 
 Each connection is played by the next dialogue, the last one again and again. A dialogue is a function of a
-`Conversation`; when it returns, the connection is closed. Standard library only.
+`Conversation`; when it returns, the connection is closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from vlmd_protocol.codec import Malformed, decode_params, decode_request
 from vlmd_protocol.fake_server.answers import Message
+from vlmd_protocol.messages import METHODS
 
 # Whatever a dialogue waits for comes by then, or the test is lost anyway.
 _PATIENCE_S = 20.0
@@ -41,11 +43,17 @@ class Conversation:
         while True:
             while b"\n" in self._buffer:
                 line, self._buffer = self._buffer.split(b"\n", 1)
+                if not line.strip():
+                    continue
                 try:
-                    message: Message = json.loads(line)
-                except ValueError as error:
+                    request = decode_request(line)
+                    if request.method in METHODS:
+                        decode_params(request, METHODS[request.method])
+                except Malformed as error:
+                    # It is the client that is tested: what no client may send ends the connection, and is told.
                     self.server.complain(f"the client sent {line[:80]!r}: {error}")
                     return
+                message: Message = {"params": {}, **json.loads(line)}
                 self.server.note(message)
                 yield message
             try:
