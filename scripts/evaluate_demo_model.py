@@ -50,13 +50,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=MODEL_PATH, help="the checkpoint")
     parser.add_argument("--frames", type=int, default=400)
+    parser.add_argument("--questions", type=int, default=200, help="frames that each question is asked about")
     parser.add_argument("--seed", type=int, default=4242, help="of the frames; training never uses this one")
     parser.add_argument("--interleave", type=int, default=4, help="frames an interleaved prompt")
     parser.add_argument("--path", choices=PATHS, default="full", help="how pictures are made small")
     arguments = parser.parse_args()
     see = PATHS[arguments.path]
     frames = [replace(frame, image=see(frame.image)) for frame in recording(arguments.seed, arguments.frames)]
-    for score in evaluate(Generator(arguments.folder), frames, interleave=arguments.interleave):
+    for score in evaluate(
+        Generator(arguments.folder), frames, interleave=arguments.interleave, questions=arguments.questions
+    ):
         print(score, flush=True)
 
 

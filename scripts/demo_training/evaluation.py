@@ -38,7 +38,7 @@ class Score:
     total: int
 
     def __str__(self) -> str:
-        return f"{self.name:<34} {self.right / self.total:7.1%}  ({self.right} of {self.total})"
+        return f"{self.name:<36} {self.right / self.total:7.1%}  ({self.right} of {self.total})"
 
 
 class Generator:
@@ -114,16 +114,16 @@ def _groups(items: Sequence[Sequence[Part]], width: int) -> Iterator[Sequence[Se
         yield items[start : start + width]
 
 
-def evaluate(generator: Generator, frames: Sequence[Frame], *, interleave: int = 4) -> Iterator[Score]:
-    """Yield the scores of a checkpoint on `frames`: records alone, records interleaved, questions, chat."""
+def evaluate(generator: Generator, frames: Sequence[Frame], *, interleave: int, questions: int) -> Iterator[Score]:
+    """Yield a checkpoint's scores on `frames`: records alone and interleaved, questions on the first ones, chat."""
     yield from _record_scores("single", frames, _single_records(generator, frames))
     whole = frames[: len(frames) // interleave * interleave]
     if whole:
         yield from _record_scores(
             f"interleaved by {interleave}", whole, _interleaved_records(generator, whole, interleave)
         )
-    for topic in Topic:
-        yield _question_score(generator, frames, topic)
+    for topic in Topic if questions else ():
+        yield _question_score(generator, frames[:questions], topic)
     pairs = [(question, answer) for answer, questions in CHAT.items() for question in questions]
     said = generator.answers([[question] for question, _ in pairs], _RECORD_TOKENS)
     right = sum(text == answer for text, (_, answer) in zip(said, pairs, strict=True))
