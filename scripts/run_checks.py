@@ -29,6 +29,7 @@ BUDGETS_MINUTES = {
     "integration": 4,
     "vectors": 3,
 }
+TYPESCRIPT_BUDGET_MINUTES = 4
 DEFAULT_BUDGET_MINUTES = 2
 
 # Lint and types are quick; a cold mypy cache is what takes time.
@@ -73,6 +74,8 @@ def checks() -> list[Check]:
             budget = BUDGETS_MINUTES.get(folder.name, DEFAULT_BUDGET_MINUTES)
             command = [python, "-m", "pytest", "--quiet", f"tests/{folder.name}"]
             found.append(Check(name=folder.name, command=command, budget_minutes=budget))
+    command = ["bash", "scripts/test_typescript", python]
+    found.append(Check(name="typescript", command=command, budget_minutes=TYPESCRIPT_BUDGET_MINUTES))
     return found
 
 
