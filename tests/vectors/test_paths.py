@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,31 +93,26 @@ def test_socket(case: Case, place: Path) -> None:
     assert outcome(paths.check_socket, place / "it") == case["outcome"]
 
 
+# Run as root and then as somebody else, so that the interpreter itself may lie where that one cannot read.
+SPEAK_AS = """
+import os, socket, sys
+with socket.socket(socket.AF_UNIX) as peer:
+    os.setgid(int(sys.argv[2]))
+    os.setuid(int(sys.argv[2]))
+    peer.settimeout(5)
+    peer.connect(sys.argv[1])
+    try:
+        peer.send(b'{"id":1,"method":"ping"}\\n')
+        sys.stdout.buffer.write(peer.recv(100))
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+"""
+
+
 def said_to_another_user(socket_path: Path) -> bytes:
     """Return what the server says to a process of another user before it closes the connection."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgid(OTHER_UID)
-            os.setuid(OTHER_UID)
-            with socket.socket(socket.AF_UNIX) as peer:
-                peer.settimeout(5)
-                peer.connect(str(socket_path))
-                try:
-                    peer.send(b'{"id":1,"method":"ping"}\n')
-                    said = peer.recv(100)
-                except (BrokenPipeError, ConnectionResetError):
-                    said = b""
-            os.write(write, said)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        said = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "the other user could not connect"
-    return said
+    command = [sys.executable, "-c", SPEAK_AS, str(socket_path), str(OTHER_UID)]
+    return subprocess.run(command, stdout=subprocess.PIPE, timeout=20, check=True).stdout
 
 
 @pytest.mark.parametrize("case", cases("paths/start"))
