@@ -9,7 +9,6 @@ Unknown fields are ignored everywhere: additions are optional fields and new met
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -439,45 +438,4 @@ METHODS: Final[dict[str, type[Wire]]] = {
     "count_tokens": PromptParams,
     "cancel": CancelParams,
     "shutdown": NoParams,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """How a method is answered where nothing fails.
-
-    Attributes:
-        meaning: what the method does.
-        result: what its `ResultLine` carries; None where it ends with a line of its own form.
-        lines: the lines of its own form: those before the end, then the last one.
-    """
-
-    meaning: str
-    result: type[Wire] | None = None
-    lines: tuple[type[Wire], ...] = ()
-
-
-ANSWERS: Final[dict[str, Answer]] = {
-    "hello": Answer(meaning="negotiate: protocol number, capabilities, limits, models", result=HelloResult),
-    "ping": Answer(meaning="answered at once, also while a model loads or runs", result=PingResult),
-    "status": Answer(meaning="models, queue, memory, log file; at once", result=StatusResult),
-    "describe_images": Answer(meaning="one record for each frame, in batches with progress", lines=(BatchLine,)),
-    "generate": Answer(meaning="text for a prompt or a conversation", lines=(DeltaLine, GenerateLine)),
-    "count_tokens": Answer(meaning="how long a prompt is, and whether it fits", result=CountResult),
-    "cancel": Answer(meaning="end a request of the same connection", result=CancelResult),
-    "shutdown": Answer(meaning="finish what runs, then end the daemon", result=ShutdownResult),
-}
-
-# Fields that go with one another: one of the variants holds, or several where they do not exclude one another. True,
-# False and a text are the field's value, `...` that it is there, None that it is not.
-Variant: TypeAlias = dict[str, Any]
-VARIANTS: Final[dict[type[Wire], tuple[Variant, ...]]] = {
-    PromptParams: ({"prompt": ..., "messages": None}, {"messages": ..., "prompt": None}),
-    GenerateParams: ({"prompt": ..., "messages": None}, {"messages": ..., "prompt": None}),
-    BatchLine: ({"partial": True, "done": None}, {"partial": False, "done": ...}),
-    DeltaLine: ({"delta": ...}, {"reasoning_delta": ...}),
-    EventLine: (
-        {"event": "model", "model": ..., "state": ...},
-        {"event": "draining", "model": None, "state": None, "stage": None, "fraction": None},
-    ),
 }

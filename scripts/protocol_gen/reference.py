@@ -8,7 +8,8 @@ from typing import Any
 from protocol_gen import source
 from protocol_gen.source import Schema
 from vlmd_protocol import errors
-from vlmd_protocol.messages import ANSWERS, METHODS, Wire
+from vlmd_protocol.messages import METHODS, Wire
+from vlmd_protocol.methods import ANSWERS
 
 _HEADER = """\
 # Protocol reference

@@ -10,7 +10,8 @@ from msgspec import inspect
 from protocol_gen import source
 from protocol_gen.source import Schema
 from vlmd_protocol import errors, limits, messages
-from vlmd_protocol.messages import ANSWERS, METHODS, VARIANTS, Wire
+from vlmd_protocol.messages import METHODS, Wire
+from vlmd_protocol.methods import ANSWERS, VARIANTS, Variant
 
 _BOUNDS = {
     "ge": "minimum",
@@ -122,7 +123,7 @@ class SchemaBuilder:
             made = {**made, "default": msgspec.to_builtins(field.default)}
         return made
 
-    def _variant(self, cls: type[Wire], variant: messages.Variant) -> Schema:
+    def _variant(self, cls: type[Wire], variant: Variant) -> Schema:
         fields = {field.name: field for field in source.fields(cls)}
         required = [fields[name].encode_name for name, value in variant.items() if value is not None]
         properties: dict[str, Any] = {}

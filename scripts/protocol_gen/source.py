@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from vlmd_protocol import limits, messages, paths
-from vlmd_protocol.messages import ANSWERS, METHODS, Wire
+from vlmd_protocol.messages import METHODS, Wire
+from vlmd_protocol.methods import ANSWERS
 from vlmd_protocol.startup import StartupLine
 
 Schema: TypeAlias = dict[str, Any]

@@ -10,7 +10,8 @@ from protocol_gen import source
 from protocol_gen.schema import ref
 from protocol_gen.source import Schema
 from vlmd_protocol import errors
-from vlmd_protocol.messages import ANSWERS, METHODS
+from vlmd_protocol.messages import METHODS
+from vlmd_protocol.methods import ANSWERS
 
 _WIDTH = 100
 _JSON_OBJECT = "JsonObject"

@@ -11,7 +11,8 @@ import pytest
 from protocol_gen import main, schema, typescript
 from vlmd_protocol import limits
 from vlmd_protocol.errors import CODES, FRAME_CODES
-from vlmd_protocol.messages import ANSWERS, METHODS
+from vlmd_protocol.messages import METHODS
+from vlmd_protocol.methods import ANSWERS
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon, eventually
 from tests.vectors.schema_check import SCHEMA, errors
 from vlmd_protocol.conformance import CaseFailed, Player
 from vlmd_protocol.conformance.run import choose
-from vlmd_protocol.messages import ANSWERS
+from vlmd_protocol.methods import ANSWERS
 from vlmd_protocol.vectors import Case
 
 # Eight pictures take about half a second: time enough for a cancel, or for what must overtake them.
