@@ -37,7 +37,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any, Any]
         process.join()
     assert pool.ready() == _FRAMES
     model = new_model(folder / "model")
-    return model, Forward(model), Batcher(tokenizer, pool), pool
+    return model, Forward(model), Batcher(tokenizer, pool, {}), pool
 
 
 @pytest.mark.parametrize("kind", ["single", "interleaved", "question", "chat"])
