@@ -66,7 +66,7 @@ test("a restart that fails is tried again", options, async () => {
 test("killed at random points", options, async () => {
   journal().faults({ pause_s: 0.002 });
   await using client = own();
-  const kills = new Set([11, 63, 118]);
+  const kills = new Set([5, 41, 80]);
   const batches = await collect(client.describe(paths(600)), ({ batch }) => {
     if (kills.has(batch)) process.kill(journal().pids.at(-1) ?? 0, "SIGKILL");
   });
