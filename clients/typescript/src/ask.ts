@@ -42,6 +42,7 @@ export class Ask {
   #requestId = 0;
   #heard = false;
   #losses = 0;
+  #left = false;
 
   constructor(core: ClientCore, options: AskOptions) {
     this.#core = core;
@@ -52,6 +53,11 @@ export class Ask {
       between: "between_deltas",
       signal: options.signal,
     });
+  }
+
+  /** Do `work`, whose `next` ends when the client is closed. */
+  during<T>(work: () => Promise<T>): Promise<T> {
+    return this.#core.during(this.#wake, work);
   }
 
   /** Return what the daemon says next. The last thing it says is no `piece`. After an error, call `leave`. */
@@ -92,8 +98,8 @@ export class Ask {
   /** Cancel it on the daemon, unless it has ended. A pending `next` ends at once. */
   leave(): void {
     this.#link?.cancel(this.#requestId);
-    const error = new CancelledError("The request was left before its end.", { code: "cancelled" });
-    this.#box.put({ type: "broken", error });
+    this.#left = true;
+    this.#box.put({ type: "broken", error: leftError() });
   }
 
   /** End the connection: a peer that mixes up answers is not talked to any further. */
@@ -106,7 +112,8 @@ export class Ask {
     this.#signal?.throwIfAborted();
     let link = this.#link;
     if (link === undefined) {
-      link = await this.#core.link(this.#signal);
+      link = await this.#core.linkFor(this.#wake, () => this.#left, this.#patience.totalUntilMs, this.#signal);
+      if (link === undefined) throw this.#left ? leftError() : this.#patience.fail("total");
       this.#requestId = link.post(method, params, this.#box);
       this.#link = link;
       this.#patience.noteAsked();
@@ -114,4 +121,8 @@ export class Ask {
     const { untilMs, phase } = this.#patience.deadline();
     return (await this.#box.next(untilMs, this.#signal)) ?? this.#patience.fail(phase);
   }
+}
+
+function leftError(): CancelledError {
+  return new CancelledError("The request was left before its end.", { code: "cancelled" });
 }

@@ -1,11 +1,11 @@
 /** What a client is: one connection at a time, calls over it, and its end. @module */
 
-import { Malformed } from "./codec.js";
+import { call } from "./call.js";
+import type { SimpleMethod } from "./call.js";
 import { ClosedError, ConnectionLostError, DeadlineError, ModelError, ProtocolError, errorFromCode } from "./errors.js";
 import type { VlmdError } from "./errors.js";
 import { prefixed } from "./log.js";
 import type { LogHook } from "./log.js";
-import { Mailbox } from "./mailbox.js";
 import type { HelloResult, PingResult, ShutdownResult, StatusResult } from "./protocol.gen.js";
 import { Readiness, StartupFeed } from "./readiness.js";
 import type { StartupEvent } from "./readiness.js";
@@ -39,6 +39,8 @@ export class ClientCore {
   #closed: Promise<void> | undefined;
   #ending = false;
   #swept = false;
+  /** Of the calls that are pending. */
+  readonly #wakes = new Set<Wake>();
 
   constructor(options: ClientOptions) {
     this.settings = resolveSettings(options);
@@ -114,6 +116,51 @@ export class ClientCore {
     return this.#link?.lost === undefined ? this.#link : undefined;
   }
 
+  /**
+   * Do `work`, keeping the host alive; `wake` is set when the client is closed, so that a procedure that waits on it
+   * looks again, at `checkOpen`.
+   */
+  async during<T>(wake: Wake, work: () => Promise<T>): Promise<T> {
+    this.#wakes.add(wake);
+    try {
+      return await this.keepalive.during(work);
+    } finally {
+      this.#wakes.delete(wake);
+    }
+  }
+
+  /**
+   * The same as `link` for a procedure that runs in `during`: undefined where `isOver` comes to hold meanwhile, or the
+   * clock reaches `untilMs`.
+   */
+  async linkFor(wake: Wake, isOver: () => boolean, untilMs: number, signal?: AbortSignal): Promise<Link | undefined> {
+    let outcome: { readonly link: Link } | { readonly error: unknown } | undefined;
+    void this.link()
+      .then(
+        (link) => (outcome = { link }),
+        (error: unknown) => (outcome = { error }),
+      )
+      .finally(() => wake.set());
+    while (outcome === undefined) {
+      if (isOver() || nowMs() >= untilMs) return undefined;
+      await wake.wait(untilMs, signal);
+    }
+    if ("error" in outcome) throw outcome.error;
+    return outcome.link;
+  }
+
+  /** Wait. @throws {@link ClosedError}; the reason of `signal`. */
+  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    const untilMs = nowMs() + ms;
+    const wake = new Wake();
+    await this.during(wake, async () => {
+      while (nowMs() < untilMs) {
+        this.checkOpen();
+        await wake.wait(untilMs, signal);
+      }
+    });
+  }
+
   /** Return the error that a caller sees for a lost connection. */
   async explain(error: VlmdError): Promise<VlmdError> {
     return this.#closed === undefined ? this.supervisor.explain(error) : error;
@@ -126,14 +173,19 @@ export class ClientCore {
 
   /** End the connection, and the daemon if it is owned. Everyone who waits gets {@link ClosedError}. */
   close(): Promise<void> {
-    return (this.#closed ??= this.keepalive.during(async () => {
-      const reason = new ClosedError();
-      this.#closing.abort(reason);
-      this.#link?.close(reason);
-      await this.#connecting?.catch(() => undefined);
-      await this.supervisor.stop();
-      await this.spool.close();
-    }));
+    if (this.#closed !== undefined) return this.#closed;
+    const closed = Promise.resolve().then(() => this.keepalive.during(() => this.#close()));
+    return (this.#closed = closed);
+  }
+
+  async #close(): Promise<void> {
+    const reason = new ClosedError();
+    this.#closing.abort(reason);
+    this.#link?.close(reason);
+    for (const wake of this.#wakes) wake.set();
+    await this.#connecting?.catch(() => undefined);
+    await this.supervisor.stop();
+    await this.spool.close();
   }
 
   async #connect(): Promise<Link> {
@@ -182,29 +234,12 @@ export class ClientCore {
     return errorFromCode(failed.error ?? "", { code: failed.code ?? "model_load_failed" });
   }
 
-  async #call<T>(method: "ping" | "status" | "shutdown", shape: Shape<T>, signal?: AbortSignal): Promise<T> {
+  async #call<T>(method: SimpleMethod, shape: Shape<T>, signal?: AbortSignal): Promise<T> {
     const link = await this.link(signal);
-    const box = new Mailbox(new Wake());
-    const requestId = link.post(method, {}, box);
-    const limitMs = this.settings.timeouts.connectMs;
-    const untilMs = nowMs() + limitMs;
     try {
-      for (;;) {
-        const event = await box.next(untilMs, signal);
-        if (event === undefined) {
-          throw new DeadlineError(`The daemon did not answer ${method} within ${limitMs / 1000} s.`, "first_byte");
-        }
-        if (event.type === "broken") throw await this.explain(event.error);
-        if (event.type === "refused") throw event.error;
-        if (event.type !== "news") return shape(event.type === "answered" ? event.result : undefined, "result");
-      }
+      return await call(link, method, shape, this.settings.timeouts.connectMs, signal);
     } catch (error) {
-      if (!(error instanceof Malformed)) throw error;
-      const violation = new ProtocolError(`The daemon's answer to ${method} is of another form: ${error.message}`);
-      link.close(violation);
-      throw violation;
-    } finally {
-      link.cancel(requestId);
+      throw error === link.lost && error instanceof ConnectionLostError ? await this.explain(error) : error;
     }
   }
 }

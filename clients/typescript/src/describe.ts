@@ -89,7 +89,7 @@ export class Batches implements AsyncIterableIterator<Batch> {
 
   /** Return the next batch. @throws {@link VlmdError} the job cannot go on; the reason of an aborted `signal`. */
   next(): Promise<IteratorResult<Batch, undefined>> {
-    const turn = this.#turn.then(() => this.#core.keepalive.during(() => this.#next()));
+    const turn = this.#turn.then(() => this.#core.during(this.#wake, () => this.#next()));
     this.#turn = turn.catch(() => undefined);
     return turn;
   }
@@ -112,7 +112,6 @@ export class Batches implements AsyncIterableIterator<Batch> {
     let batch: Batch | undefined;
     try {
       if (!this.#over) {
-        this.#core.checkOpen();
         this.#signal?.throwIfAborted();
         this.#patience.begin();
         batch = await this.#nextBatch();
@@ -129,6 +128,7 @@ export class Batches implements AsyncIterableIterator<Batch> {
   async #nextBatch(): Promise<Batch | undefined> {
     const job = this.#job;
     while (!this.#over) {
+      this.#core.checkOpen();
       if (this.#sourceError !== undefined) throw this.#sourceError.error;
       this.#pull();
       // The next chunk is asked for while batches of this one are still to be read.
@@ -196,7 +196,9 @@ export class Batches implements AsyncIterableIterator<Batch> {
   }
 
   async #request(): Promise<void> {
-    const link = await this.#core.link(this.#signal);
+    const { totalUntilMs } = this.#patience;
+    const link = await this.#core.linkFor(this.#wake, () => this.#over, totalUntilMs, this.#signal);
+    if (link === undefined) return;
     if (link !== this.#link) {
       // Whatever an earlier connection was asked for and did not deliver is asked for here.
       this.#job.unask();

@@ -45,6 +45,8 @@ export interface Search {
   readonly resourcesPath?: string | undefined;
   readonly usualFolders?: readonly string[];
   readonly probeTimeoutMs?: number;
+  /** Ends the search with its reason. */
+  readonly signal?: AbortSignal;
 }
 
 /**
@@ -68,6 +70,7 @@ export async function findCommand(search: Search = {}): Promise<string[]> {
   const tried = new Set<string>();
   for await (const { place, words } of candidates(search, environment)) {
     const why = await whyNot(words, search, environment);
+    search.signal?.throwIfAborted();
     if (why === undefined) return words;
     tried.add(`\n  ${place}: ${why}`);
   }
@@ -144,7 +147,7 @@ async function whyNot(words: readonly string[], search: Search, environment: Env
   const wanted = [...DAEMON_MODULES, ...((search.needsEngine ?? true) ? [ENGINE_MODULE] : [])];
   let missing: string[];
   try {
-    const output = await ask([interpreter, "-P", "-c", PROBE, ...wanted], environment, search.probeTimeoutMs ?? PROBE_TIMEOUT_MS);
+    const output = await ask([interpreter, "-P", "-c", PROBE, ...wanted], environment, search.probeTimeoutMs ?? PROBE_TIMEOUT_MS, search.signal);
     missing = output.trim().split(",").filter((name) => wanted.includes(name));
   } catch (error) {
     return `asking ${interpreter} what is installed failed: ${error instanceof Error ? error.message : String(error)}`;

@@ -60,7 +60,7 @@ export class Generation implements AsyncIterableIterator<Delta> {
 
   /** Return the next piece. @throws {@link VlmdError} it cannot go on; the reason of an aborted `signal`. */
   next(): Promise<IteratorResult<Delta, undefined>> {
-    const turn = this.#turn.then(() => this.#core.keepalive.during(() => this.#next()));
+    const turn = this.#turn.then(() => this.#ask.during(() => this.#next()));
     this.#turn = turn.catch(() => undefined);
     return turn;
   }
@@ -143,7 +143,7 @@ export async function countTokens(core: ClientCore, prompt: Prompt, options: Cou
   const { signal: _signal, timeouts: _timeouts, resume: _resume, images, ...params } = options;
   const ask = new Ask(core, options);
   const prepared = new PreparedPrompt(core);
-  return core.keepalive.during(async () => {
+  return ask.during(async () => {
     try {
       const fields = await prepared.fields(prompt, images);
       const model = requestedModel(core.settings, params.model, hasPictures(prompt, images));

@@ -128,6 +128,7 @@ export class Source {
       this.ended = true; // an iterator that threw is over
       throw error;
     }
+    if (this.ended) return undefined; // closed meanwhile
     if (next.done === true) {
       this.ended = true;
       return undefined;

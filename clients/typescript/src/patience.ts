@@ -4,7 +4,7 @@ import type { ClientCore } from "./core.js";
 import { BusyError, ConnectError, ConnectionLostError, DeadlineError, START_FAILED, StartError } from "./errors.js";
 import type { DeadlinePhase, RequestError } from "./errors.js";
 import type { Timeouts } from "./timeouts.js";
-import { nowMs, sleep } from "./wait.js";
+import { nowMs } from "./wait.js";
 
 // An attached daemon is somebody else's to restart; it is looked for so often meanwhile.
 const RECONNECT_MS = 100;
@@ -87,7 +87,7 @@ export class Patience {
   async waitForRoom(error: RequestError): Promise<void> {
     const afterMs = error instanceof BusyError ? error.retryAfterMs : undefined;
     if (afterMs === undefined || nowMs() + afterMs > this.deadline().untilMs) throw error;
-    await sleep(afterMs, this.#options.signal);
+    await this.#core.sleep(afterMs, this.#options.signal);
   }
 
   /** Wait a moment before the next connection. @throws `error`, where there is to be none. */
@@ -98,13 +98,13 @@ export class Patience {
     if (nowMs() >= this.#totalUntilMs) this.fail("total");
     if (this.#core.settings.ownership !== "attached") {
       this.#core.log(`${error.message.split("\n", 1)[0] ?? ""} Going on with what is left.`);
-      await sleep(this.#core.supervisor.delayMs(), signal);
+      await this.#core.sleep(this.#core.supervisor.delayMs(), signal);
       return;
     }
     this.#reconnectUntilMs ??= nowMs() + this.#options.timeouts.connectMs;
     if (nowMs() >= this.#reconnectUntilMs) {
       throw new ConnectionLostError(`The daemon went away and did not come back: ${error.message}`, { cause: error });
     }
-    await sleep(RECONNECT_MS, signal);
+    await this.#core.sleep(RECONNECT_MS, signal);
   }
 }

@@ -174,7 +174,7 @@ export class Supervisor {
   async #findCommand(): Promise<string[]> {
     const { command, python, model, resourcesPath, install } = this.#settings;
     try {
-      return await findCommand({ command, python, resourcesPath, needsEngine: needsEngine(model) });
+      return await findCommand({ command, python, resourcesPath, needsEngine: needsEngine(model), signal: this.#closing });
     } catch (error) {
       if (!install || command !== undefined || python !== undefined || !(error instanceof DaemonNotFoundError)) throw error;
       this.#log(error.message);

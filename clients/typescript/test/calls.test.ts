@@ -172,6 +172,35 @@ test("to close while it connects", async () => {
   await assert.rejects(call, ClosedError);
 });
 
+test("to close, or to leave, while it waits for a slow source, a busy daemon or a connection", async () => {
+  await using _server = await FakeServer.start(
+    socket(),
+    helloThen(async (talk) => {
+      for await (const request of talk.lines()) {
+        if (request.method !== "cancel") talk.refuse(request, "busy", { data: { retryAfterMs: 60_000 } });
+      }
+    }),
+    (talk) => talk.stall(),
+  );
+  async function* silent(): AsyncGenerator<string> {
+    await new Promise(() => undefined);
+    yield "/never";
+  }
+  const client = attach();
+  const closed = Promise.allSettled([client.describeAll(silent()), client.describeAll(["/a"]), client.generate("x").text()]);
+  await sleep(50);
+  await client.close();
+  for (const result of await closed) assert.ok(result.status === "rejected" && result.reason instanceof ClosedError);
+  await using second = attach();
+  const batches = [second.describe(silent()), second.describe(["/a"])];
+  const generation = second.generate("x");
+  const nexts = Promise.all([...batches.map((each) => each.next()), generation.next()]);
+  await sleep(50);
+  await Promise.all([...batches.map((each) => each.return()), generation.return()]);
+  assert.deepEqual(await nexts, Array(3).fill({ done: true, value: undefined }));
+  await assert.rejects(second.describeAll(["/a"], { timeouts: { totalMs: 50 } }), { name: "DeadlineError", phase: "total" });
+});
+
 test("the deadlines: first byte, between batches, total, a call", async () => {
   const stall = helloThen((talk) => talk.stall());
   let lines = 0;

@@ -5,11 +5,11 @@ import { existsSync, mkdirSync, readFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
-import { Client } from "../src/index.js";
+import { Client, ConnectionLostError } from "../src/index.js";
 import type { Batch, ClientOptions, StartupEvent } from "../src/index.js";
 import { socketFolder } from "../src/paths.js";
 import { COMMAND, NO_DAEMON, REPOSITORY, leaveNothing, png, useFolder, writePictures } from "./support/scene.js";
-import { isGone, processState, until } from "./support/waiting.js";
+import { isGone, processState, sleep, until } from "./support/waiting.js";
 
 const folder = useFolder();
 leaveNothing();
@@ -63,6 +63,25 @@ for (const model of ["fake:step_ms=5", "demo"]) {
     console.log(`# ${model}: killed after 24 of 48 frames; the second daemon inferred ${framesDone}; 48 results, in order`);
   });
 }
+
+test("a killed daemon is told of within a second", options, async () => {
+  const images = writePictures(folder(), 24);
+  await using client = own("fake:step_ms=20", { resume: false });
+  const { pid } = await client.hello();
+  const generation = client.generate("x", { maxTokens: 400 });
+  await generation.next();
+  const jobs = [client.describeAll(images), generation.text()].map((job) => job.catch((error: unknown) => error));
+  await sleep(50);
+  const killedMs = performance.now();
+  process.kill(pid, "SIGKILL");
+  for (const error of await Promise.all(jobs)) {
+    assert.ok(error instanceof ConnectionLostError, String(error));
+    assert.match(error.message, /was ended by SIGKILL[^]*last log lines/);
+  }
+  const ms = performance.now() - killedMs;
+  assert.ok(ms < 1_000, `${ms} ms`);
+  console.log(`# a killed daemon was told of after ${Math.round(ms)} ms`);
+});
 
 test("pictures in memory go by files that are gone afterwards", options, async () => {
   await using client = own();
