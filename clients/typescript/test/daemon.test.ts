@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { Client, ConnectionLostError } from "../src/index.js";
 import type { Batch, ClientOptions, StartupEvent } from "../src/index.js";
 import { socketFolder } from "../src/paths.js";
-import { COMMAND, NO_DAEMON, REPOSITORY, leaveNothing, png, useFolder, writePictures } from "./support/scene.js";
+import { COMMAND, NO_DAEMON, REPOSITORY, leaveNothing, png, runIn, useFolder, writePictures } from "./support/scene.js";
 import { isGone, processState, sleep, until } from "./support/waiting.js";
 
 const folder = useFolder();
@@ -39,11 +39,22 @@ test("describe", options, async () => {
   assert.ok(await isGone(pid));
 });
 
+/** Screens of the demonstration's own world, which its model knows. */
+function drawScreens(into: string, count: number): string[] {
+  const code = `import sys
+from pathlib import Path
+from vlmd_bridge.demo import iter_recording
+for at, frame in enumerate(iter_recording(1, ${count})):
+    frame.image.save(Path(sys.argv[1]) / f"{at:03}.png")`;
+  runIn("/", COMMAND[0] ?? "", "-P", "-c", code, into);
+  return readdirSync(into).sort().map((name) => join(into, name));
+}
+
 for (const model of ["fake:step_ms=5", "demo"]) {
-  const trained = existsSync(join(REPOSITORY, "bridge", "vlmd_bridge", "demo", "model"));
+  const trained = existsSync(join(REPOSITORY, "bridge", "vlmd_bridge", "demo", "model", "config.json"));
   const skip = model === "demo" && !trained ? "the demonstration's model is not in this checkout" : NO_DAEMON;
   test(`${model}: SIGKILL in the middle of 48 frames: 48 results, none twice, none missing, in order`, { skip }, async () => {
-    const images = writePictures(folder(), 48);
+    const images = model === "demo" ? drawScreens(folder(), 48) : writePictures(folder(), 48);
     await using client = own(model);
     const { pid } = await client.hello();
     const batches: Batch[] = [];
@@ -54,7 +65,7 @@ for (const model of ["fake:step_ms=5", "demo"]) {
     const frames = batches.flatMap((batch) => batch.results);
     assert.deepEqual(frames.map((frame) => frame.index), images.map((_, at) => at));
     assert.deepEqual(frames.map((frame) => frame.imagePath), images);
-    assert.ok(frames.every((frame) => frame.ok));
+    assert.ok(frames.every((frame) => frame.ok && frame.activity !== ""));
     assert.deepEqual(batches.map((batch) => batch.progress), batches.map((_, at) => ({ current: 4 * (at + 1), total: 48 })));
     const second = (await client.hello()).pid;
     assert.notEqual(second, pid);

@@ -1,7 +1,7 @@
 /** What npm would publish, installed into an empty project: from JavaScript, CommonJS and TypeScript. */
 
 import assert from "node:assert/strict";
-import { readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, readdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -11,6 +11,8 @@ import { PACKAGE, REPOSITORY, runIn, useFolder } from "./support/scene.js";
 const folder = useFolder();
 
 const manifest = JSON.parse(readFileSync(join(PACKAGE, "package.json"), "utf8")) as Record<string, unknown>;
+
+const TSC = join(PACKAGE, "node_modules", "typescript", "bin", "tsc");
 
 const TYPED = `import { Client, DeadlineError, type Batch, type ClientOptions, type StartupEvent } from "vlmd";
 
@@ -66,11 +68,27 @@ test("npm pack, installed into an empty project", () => {
   }
 
   writeFileSync(join(folder(), "use.mts"), TYPED);
-  const tsc = join(PACKAGE, "node_modules", "typescript", "bin", "tsc");
   const strict = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--noUncheckedIndexedAccess", "--target", "es2022"];
   // Neither Node's types nor `skipLibCheck`: the declarations stand alone.
-  runIn(folder(), process.execPath, tsc, ...strict, "--module", "nodenext", "use.mts");
-  runIn(folder(), process.execPath, tsc, ...strict, "--module", "esnext", "--moduleResolution", "bundler", "use.mts");
+  runIn(folder(), process.execPath, TSC, ...strict, "--module", "nodenext", "use.mts");
+  runIn(folder(), process.execPath, TSC, ...strict, "--module", "esnext", "--moduleResolution", "bundler", "use.mts");
+});
+
+test("the code of the READMEs is valid, for the types as well", () => {
+  const blocks = [join(PACKAGE, "README.md"), join(REPOSITORY, "README.md")].flatMap((path) =>
+    [...readFileSync(path, "utf8").matchAll(/^```js\n([^]*?)^```/gm)].map((match) => match[1] ?? ""),
+  );
+  assert.ok(blocks.length >= 3);
+  const files = blocks.map((block, at) => {
+    const known = block.includes("new Client") ? "" : 'import { Client } from "vlmd"; const client = new Client();\n';
+    writeFileSync(join(folder(), `readme-${at}.mts`), `${known}declare const splash: { show(event: unknown): void };\n${block}`);
+    return `readme-${at}.mts`;
+  });
+  writeFileSync(join(folder(), "package.json"), JSON.stringify({ name: "readme", private: true, type: "module" }));
+  mkdirSync(join(folder(), "node_modules", "@types"), { recursive: true });
+  symlinkSync(PACKAGE, join(folder(), "node_modules", "vlmd"));
+  symlinkSync(join(PACKAGE, "node_modules", "@types", "node"), join(folder(), "node_modules", "@types", "node"));
+  runIn(folder(), process.execPath, TSC, "--noEmit", "--strict", "--target", "es2022", "--module", "nodenext", "--skipLibCheck", ...files);
 });
 
 test("no dependency, one version, no address of a registry", () => {
