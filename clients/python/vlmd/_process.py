@@ -74,7 +74,8 @@ class DaemonProcess:
         self.pid = self._process.pid
         self._ready_fd = ready_read
         runtime.background(self._follow_startup, "startup")
-        if self._process.stderr is not None:
+        self._log_over = self._process.stderr is None
+        if not self._log_over:
             runtime.background(self._follow_log, "log")
 
     @property
@@ -110,9 +111,9 @@ class DaemonProcess:
         return True
 
     async def last_words(self) -> None:
-        """Give a daemon that just ended, or is about to, a moment for its end and its reason to be seen."""
+        """Give a daemon that just ended, or is about to, a moment for its end, its reason and its log to be seen."""
         until_s = self._runtime.now_s() + _LAST_WORDS_S
-        while (self.alive or not self.startup.over) and self.startup.fatal is None:
+        while (self.alive or not self.startup.over or not self._log_over) and self.startup.fatal is None:
             if self._runtime.now_s() >= until_s:
                 return
             await self._runtime.sleep(_POLL_S)
@@ -200,6 +201,7 @@ class DaemonProcess:
                 if not data:
                     return
         finally:
+            self._log_over = True
             pipe.close()
 
     def _note_log(self, line: str) -> None:
