@@ -26,7 +26,7 @@ BUDGETS_MINUTES = {
     "cli": 3,
     "adr006": 3,
     "engine": 5,
-    "integration": 4,
+    "integration": 5,
     "vectors": 3,
 }
 TYPESCRIPT_BUDGET_MINUTES = 4

@@ -129,11 +129,11 @@ def test_an_owned_daemon_ends_with_its_parent(tmp_path: Path, model: str, pictur
 
 
 def test_idle_exit_and_its_race(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--idle-timeout", "0.5").wait_ready()
+    daemon = start_daemon("--idle-timeout", "1.5").wait_bound()
     with daemon.connect() as connection:
-        time.sleep(1.2)
+        time.sleep(2.5)
         assert connection.ask(1, "ping")[0]["id"] == 1
-    assert daemon.process.wait(5) == 0
+    assert daemon.process.wait(6) == 0
     assert not daemon.socket_path.exists()
 
 
