@@ -107,7 +107,9 @@ export class Source {
     if (!this.ended) {
       this.ended = true;
       // One that is just asked for a frame answers that first; nobody waits for either.
-      void Promise.resolve(this.#iterator.return?.()).catch(() => undefined);
+      void Promise.resolve()
+        .then(() => this.#iterator.return?.())
+        .catch(() => undefined);
     }
     for (const path of this.#spooled) this.#spool.remove(path).catch(() => undefined);
     this.#spooled.clear();
