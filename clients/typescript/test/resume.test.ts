@@ -1,7 +1,7 @@
 /** A daemon that dies: what was delivered is kept, what was not is asked for again, and a loop of crashes ends. */
 
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -113,6 +113,12 @@ test("a daemon that cannot start says why, or how it ended", options, async () =
   assert.equal(journal().pids.length, 3);
   await using none = new Client({ command: [join(folder(), "none")] });
   await assert.rejects(none.ping(), { name: "DaemonNotFoundError" });
+  const script = join(folder(), "script");
+  writeFileSync(script, "#!/no/such/interpreter\n", { mode: 0o755 });
+  for (const shared of [{}, { socket: socket() }]) {
+    await using unrunnable = new Client({ command: [script], ...shared });
+    await assert.rejects(unrunnable.ping(), { name: "StartError", message: /Cannot run .*script: ENOENT/ });
+  }
   await using chatter = new Client({ command: ["/bin/sh", "-c", 'echo nonsense >&3; sleep 60'] });
   await assert.rejects(chatter.ping(), { name: "StartError", message: /no daemon writes/ });
 });
