@@ -2,7 +2,7 @@
 
 import { ClientCore } from "./core.js";
 import { Batches } from "./describe.js";
-import type { DescribeOptions } from "./describe.js";
+import type { DescribeOptions } from "./describe-options.js";
 import { Generation, countTokens } from "./generate.js";
 import type { CountOptions, GenerateOptions } from "./generate.js";
 import type { Images } from "./images.js";

@@ -1,55 +1,24 @@
 /** Runs a `DescribeJob`: takes frames, asks, listens, and goes on after a loss. @module */
 
 import type { ClientCore } from "./core.js";
+import type { DescribeOptions } from "./describe-options.js";
 import { ProtocolError } from "./errors.js";
 import { Source } from "./images.js";
 import type { Images } from "./images.js";
 import { DescribeJob } from "./job.js";
 import { Mailbox } from "./mailbox.js";
 import { Patience, isLoss } from "./patience.js";
-import type { JsonObject, Mode, Priority } from "./protocol.gen.js";
 import type { Batch, JobProgress } from "./results.js";
 import { isLoadProgress } from "./session.js";
 import type { Batched, SessionEvent } from "./session.js";
 import { requestedModel } from "./settings.js";
 import { withTimeouts } from "./timeouts.js";
-import type { Timeouts } from "./timeouts.js";
 import type { Link } from "./transport.js";
 import { Wake, nowMs } from "./wait.js";
 
 // An iterable that needs longer than this to say whether there is another frame, a camera or a screen, does not hold up
 // the batch that may be the last.
 const PEEK_MS = 1_000;
-
-/** Options of `describe` and `describeAll`. */
-export interface DescribeOptions {
-  /** Ends the iteration with its reason, and cancels what is under way. */
-  readonly signal?: AbortSignal;
-  /** Called before each batch is returned. */
-  readonly onProgress?: (progress: JobProgress) => void;
-  /** Frames of one batch; in mode `interleaved` also of one prompt. Default: 4. */
-  readonly batchSize?: number;
-  /** Budget of one batch. Default: 2,000. */
-  readonly maxTokens?: number;
-  /** Budget of one frame, in mode `parallel`. */
-  readonly maxTokensPerFrame?: number;
-  /** `parallel` (default) for each frame on its own, `interleaved` for frames that explain each other. */
-  readonly mode?: Mode;
-  /** Asked for by name; by default the daemon's. */
-  readonly model?: string;
-  /** Instructions instead of the built-in ones. */
-  readonly prompt?: string;
-  /** JSON Schema of each frame's `record`. */
-  readonly schema?: JsonObject;
-  /** False leaves the model's output unconstrained. */
-  readonly grammar?: boolean;
-  /** `interactive` goes before `batch` (default). */
-  readonly priority?: Priority;
-  /** Deadlines that differ from the client's. */
-  readonly timeouts?: Partial<Timeouts>;
-  /** Instead of the client's. */
-  readonly resume?: boolean;
-}
 
 /** The batches of one call, in order. To leave the loop cancels what is under way on the daemon. */
 export class Batches implements AsyncIterableIterator<Batch> {

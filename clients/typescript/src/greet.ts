@@ -12,7 +12,7 @@ import { VERSION } from "./version.js";
 import { Wake, nowMs } from "./wait.js";
 
 /**
- * Return a connection to the daemon at `path`, which has said `hello` within `limitMs`.
+ * Return a connection to the daemon at `path`, which took it within `limitMs` and answered `hello` within as long.
  *
  * @throws {@link UnsafeSocketError} what is there is not ours; nothing was said to it.
  * @throws {@link ConnectError} nobody answers.
@@ -22,8 +22,9 @@ import { Wake, nowMs } from "./wait.js";
  */
 export async function greet(path: string, limitMs: number, signal: AbortSignal): Promise<Link> {
   await checkSocket(path);
+  const link = await Link.open(path, nowMs() + limitMs, signal);
+  // Anew: a host that loads its modules meanwhile, and blocks its event loop, has not had the time itself.
   const untilMs = nowMs() + limitMs;
-  const link = await Link.open(path, untilMs, signal);
   try {
     const box = new Mailbox(new Wake());
     link.post("hello", { protocol: PROTOCOL_VERSION, client: { name: "vlmd-typescript", version: VERSION } }, box);

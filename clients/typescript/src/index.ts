@@ -7,7 +7,8 @@
 
 export { Client } from "./client.js";
 export type { CallOptions } from "./client.js";
-export type { Batches, DescribeOptions } from "./describe.js";
+export type { Batches } from "./describe.js";
+export type { DescribeOptions } from "./describe-options.js";
 export {
   BusyError,
   CancelledError,

@@ -1,7 +1,8 @@
 /** Calls, iteration, backpressure, abortion, deadlines and the one way of closing, against a scripted server. */
 
 import assert from "node:assert/strict";
-import { getEventListeners } from "node:events";
+import { spawn } from "node:child_process";
+import { getEventListeners, once } from "node:events";
 import { join } from "node:path";
 import { test } from "node:test";
 
@@ -236,6 +237,26 @@ test("the time that the caller takes does not count, nor that of its source", as
     await sleep(150);
   }
   assert.equal(count, 12);
+});
+
+test("a host that blocks its event loop does not take that for the daemon's silence", async () => {
+  const code = `import { FakeServer } from ${JSON.stringify(new URL("./support/fake-server.js", import.meta.url).href)};
+    await FakeServer.start(process.argv[1]); console.log("listening");`;
+  const server = spawn(process.execPath, ["--input-type=module", "--eval", code, socket()], { stdio: ["ignore", "pipe", "inherit"] });
+  await once(server.stdout, "data");
+  try {
+    await using client = attach({ timeouts: { connectMs: 300, firstByteMs: 300, betweenBatchesMs: 300 } });
+    for (const ask of [() => client.hello(), () => client.ping(), () => client.describeAll(paths(4))]) {
+      const asked = ask();
+      await sleep(1); // it is under way
+      const untilMs = performance.now() + 500;
+      while (performance.now() < untilMs) continue;
+      await asked;
+    }
+  } finally {
+    server.kill();
+    await once(server, "close");
+  }
 });
 
 test("news of a load restart the deadline", async () => {
