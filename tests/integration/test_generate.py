@@ -116,3 +116,11 @@ def test_neither_prompt_nor_messages(daemon: Daemon, method: str) -> None:
     assert line["code"] == "invalid_params"
     (line,) = daemon.ask(method, prompt="x", messages=[{"role": "user", "content": "x"}])
     assert line["code"] == "invalid_params"
+
+
+def test_a_prompt_beyond_the_context_is_counted_and_does_not_fit(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(model="fake:context=50").wait_ready()
+    (line,) = daemon.ask("count_tokens", prompt="word " * 100, maxTokens=1)
+    assert line["result"] == {"promptTokens": 125, "contextTokens": 50, "maxTokens": 1, "fits": False}
+    (line,) = daemon.ask("generate", prompt="word " * 100)
+    assert line["code"] == "context_length_exceeded"

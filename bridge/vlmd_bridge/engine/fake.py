@@ -125,8 +125,6 @@ class FakeBackend:
     def count(self, count: Count) -> Counted | Failed:
         """Count four characters, or 32 x 32 pixels, as a token."""
         tokens = _prompt_tokens(count)
-        if (error := self._beyond_context(tokens)) is not None:
-            return Failed(seq=count.seq, code=error.code, error=str(error))
         return Counted(seq=count.seq, prompt_tokens=tokens, context_tokens=self.info.context_tokens)
 
     def remove(self, seq: int) -> None:

@@ -122,6 +122,7 @@ class TextBackend(ModelBackend):
     def tokenize(self, start: Start) -> Tokenized:
         """Render and tokenize."""
         token_ids, opens_thinking = self._tokens(start)
+        check_context(len(token_ids), self.info.context_tokens)
         return Tokenized(token_ids=token_ids, inputs={}, opens_thinking=opens_thinking)
 
     def count_tokens(self, count: Count) -> int:
@@ -136,5 +137,4 @@ class TextBackend(ModelBackend):
         # Some templates write the token that begins a text, others leave it to the tokenizer.
         add_special_tokens = begin is not None and not rendered.startswith(begin)
         token_ids = list(self._tokenizer.encode(rendered, add_special_tokens=add_special_tokens))
-        check_context(len(token_ids), self.info.context_tokens)
         return token_ids, self.template.opens_thinking(rendered)
