@@ -38,11 +38,6 @@ export const record: Shape<Record<string, unknown>> = (value, path) =>
 /** `true`, and nothing else. */
 export const always: Shape<true> = (value, path) => (value === true ? value : fail(path, "true"));
 
-/** One of some strings. */
-export function oneOf<const T extends string>(...names: readonly T[]): Shape<T> {
-  return (value, path) => names.find((name) => name === value) ?? fail(path, `one of ${names.join(", ")}`);
-}
-
 /** A list of `item`. */
 export function list<T>(item: Shape<T>): Shape<T[]> {
   return (value, path) =>

@@ -2,20 +2,21 @@
 
 import { FrameTooLarge, LineDecoder, Malformed, decodeLine } from "./codec.js";
 import { START_FAILED, StartError } from "./errors.js";
-import { number, object, oneOf, optional, text } from "./shape.js";
+import { number, object, optional, text } from "./shape.js";
 
 // A start-up line is a short object; what is longer is no start-up line.
 const MAX_LINE_BYTES = 64 * 1024;
 
 const startupLine = object<{
-  status: "loading" | "bound" | "ready" | "running" | "fatal";
+  status: string;
   model?: string | undefined;
   stage?: string | undefined;
   fraction?: number | undefined;
   error?: string | undefined;
   code?: string | undefined;
 }>({
-  status: oneOf("loading", "bound", "ready", "running", "fatal"),
+  // A status that this client does not know is a sign of life, no more.
+  status: text,
   model: optional(text),
   stage: optional(text),
   fraction: optional(number),

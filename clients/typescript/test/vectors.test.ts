@@ -12,6 +12,7 @@ import { Client, ConnectError, ProtocolError, UnsafeSocketError } from "../src/i
 import { FrameTooLarge, LineDecoder, encodeLine } from "../src/codec.js";
 import { checkFolder, checkLength, checkSocket, codeOf, ensureFolder, sharedSocketPath, socketFolder } from "../src/paths.js";
 import { decodeReply } from "../src/replies.js";
+import { Startup } from "../src/startup.js";
 import { FakeServer, helloThen, obedient } from "./support/fake-server.js";
 import { REPOSITORY, leaveNothing, runIn, useFolder } from "./support/scene.js";
 
@@ -43,7 +44,7 @@ interface Case {
   readonly make: Made;
   readonly umask?: string;
   readonly mode?: string;
-  readonly outcome: "ok" | "missing" | "socket_unsafe";
+  readonly outcome: string;
   readonly uid?: number;
   readonly folder?: string;
   readonly shared?: string;
@@ -117,6 +118,25 @@ vectors("invalid/streams", ({ input, before, code, max_frame_bytes: limit }) => 
   for (const parts of feedings(toBytes(input))) {
     const { lines, tooLarge } = split(parts, limit);
     assert.deepEqual({ lines, tooLarge }, { lines: before.map(hex), tooLarge: true });
+  }
+});
+
+vectors("decode/startup", ({ line, outcome }) => {
+  const startup = new Startup();
+  for (const progress of startup.receive(Buffer.concat([toBytes(line), Buffer.from("\n")]))) assert.ok(progress);
+  const found = [startup.bound, startup.running, startup.over, startup.fatal !== undefined];
+  const expected: Record<string, boolean[]> = {
+    progress: [false, false, false, false],
+    bound: [true, false, false, false],
+    ready: [true, false, true, false],
+    running: [false, true, true, false],
+    fatal: [false, false, true, true],
+    invalid: [false, false, true, true],
+  };
+  assert.deepEqual(found, expected[outcome]);
+  assert.equal(startup.lines, outcome === "invalid" ? 0 : 1);
+  if (outcome === "fatal") {
+    assert.equal(startup.fatal?.code, (JSON.parse(toBytes(line).toString()) as { code: string }).code);
   }
 });
 
