@@ -128,6 +128,8 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 
 def main() -> int:
     """Run everything; 0 where all passed."""
+    # A shell that runs this in the background leaves SIGINT ignored, which every child would inherit; tests send it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     outcomes = [run(check) for check in checks()]
     print("── summary ──")
