@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import mlx.core as mx
@@ -18,10 +20,23 @@ from vlmd_bridge.engine.control import Budget, Grammar, RowControl, Thinking
 from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
 from vlmd_bridge.engine.grammar import Grammars
 from vlmd_bridge.engine.output import THINK_OPEN, Answer
-from vlmd_bridge.engine.platform import log
+from vlmd_bridge.engine.platform import Blas, log
 from vlmd_bridge.engine.template import ChatTemplate
 from vlmd_bridge.engine.weights import release_streams
-from vlmd_bridge.workers.messages import Count, Counted, Delta, EngineInfo, Failed, Finished, Start
+from vlmd_bridge.workers.messages import (
+    ConfigureEngine,
+    Count,
+    Counted,
+    Delta,
+    EngineInfo,
+    Failed,
+    Finished,
+    ImageSpec,
+    Start,
+)
+
+# Rows of one decode step; docs/engine.md's figures are at eight.
+_WIDTH = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,3 +221,33 @@ class ModelBackend(ABC):
             decode_s=row.finished_s - row.first_token_s,
             peak_memory_bytes=mx.get_peak_memory(),
         )
+
+
+def engine_info(
+    configure: ConfigureEngine,
+    blas: Blas,
+    *,
+    model_type: str,
+    context_tokens: int,
+    weight_bytes: int,
+    dtype: str,
+    packages: Sequence[str],
+    image_spec: ImageSpec | None = None,
+) -> EngineInfo:
+    """Return what the handshake tells of a loaded model; `packages` are those whose versions matter."""
+    return EngineInfo(
+        name=configure.name,
+        path=configure.path,
+        backend=configure.backend,
+        model_type=model_type,
+        width=configure.width or _WIDTH,
+        context_tokens=context_tokens,
+        weight_bytes=weight_bytes,
+        dtype=dtype,
+        device="gpu" if mx.default_device() == mx.gpu else "cpu",
+        blas=blas.name,
+        threads=blas.threads,
+        load_s=0.0,  # known once it runs
+        versions={"python": platform.python_version(), **{name: version(name) for name in packages}},
+        image_spec=image_spec,
+    )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,13 @@ import mlx_lm
 from vlmd_bridge.engine.backend import LoadError, ReportLoading, SequenceError
 from vlmd_bridge.engine.batch import Batch, Generator
 from vlmd_bridge.engine.grammar import Grammars
-from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized
+from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized, engine_info
 from vlmd_bridge.engine.platform import Blas, limit_memory
 from vlmd_bridge.engine.sampling import BatchSampler
 from vlmd_bridge.engine.template import ChatTemplate, check_context, pictures_of
 from vlmd_bridge.engine.text_rows import TextRows
 from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
 from vlmd_bridge.workers.messages import ConfigureEngine, Count, EngineInfo, Start, Text
-
-# Rows of one decode step, as many as the vision backend's.
-_WIDTH = 8
 
 # Where neither the configuration nor the tokenizer names a context; the latter then says 1e30.
 _UNKNOWN_CONTEXT = 4096
@@ -96,23 +91,14 @@ class TextBackend(ModelBackend):
         limit_memory(mx)
         checkpoint = load_text_checkpoint(configure.path)
         report("warming", 0.9)
-        info = EngineInfo(
-            name=configure.name,
-            path=configure.path,
-            backend="text",
+        info = engine_info(
+            configure,
+            blas,
             model_type=checkpoint.model_type,
-            width=configure.width or _WIDTH,
             context_tokens=checkpoint.context_tokens,
             weight_bytes=weight_bytes(checkpoint.model),
             dtype=weight_dtype(checkpoint.model),
-            device="gpu" if mx.default_device() == mx.gpu else "cpu",
-            blas=blas.name,
-            threads=blas.threads,
-            load_s=0.0,  # known once it runs
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("mlx", "mlx-lm", "llguidance", "transformers")},
-            },
+            packages=("mlx", "mlx-lm", "llguidance", "transformers"),
         )
         backend = cls(checkpoint, info, trace=trace)
         backend._warm_up(Start(seq=-1, parts=(Text(text="Hello"),), max_tokens=2))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
-import platform
 import time
-from importlib.metadata import version
 
 import mlx.core as mx
 
@@ -14,16 +12,13 @@ from vlmd_bridge.engine.backend import ReportLoading
 from vlmd_bridge.engine.batch import Batch, Generator
 from vlmd_bridge.engine.checkpoint import Checkpoint, load_checkpoint
 from vlmd_bridge.engine.grammar import Grammars
-from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized
+from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized, engine_info
 from vlmd_bridge.engine.platform import Blas, limit_memory
 from vlmd_bridge.engine.prefix import SUPPORTED, PrefixCache
 from vlmd_bridge.engine.prompt import PromptBuilder
 from vlmd_bridge.engine.sampling import BatchSampler
 from vlmd_bridge.engine.vision_rows import VisionRows
 from vlmd_bridge.workers.messages import ConfigureEngine, Count, EngineInfo, ImageSpec, Picture, Start, Text
-
-# Rows of one decode step; docs/engine.md's figures are at eight.
-_WIDTH = 8
 
 # Side of the picture to warm up with, where the model sets no lower bound.
 _WARM_UP_SIDE = 64
@@ -71,23 +66,14 @@ class VisionBackend(ModelBackend):
         limit_memory(mx)
         checkpoint = load_checkpoint(configure.path)
         report("warming", 0.9)
-        info = EngineInfo(
-            name=configure.name,
-            path=configure.path,
-            backend="vision",
+        info = engine_info(
+            configure,
+            blas,
             model_type=checkpoint.model_type,
-            width=configure.width or _WIDTH,
             context_tokens=checkpoint.context_tokens,
             weight_bytes=checkpoint.weight_bytes,
             dtype=checkpoint.dtype,
-            device="gpu" if mx.default_device() == mx.gpu else "cpu",
-            blas=blas.name,
-            threads=blas.threads,
-            load_s=0.0,  # known once it runs
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("mlx", "mlx-vlm", "llguidance", "transformers")},
-            },
+            packages=("mlx", "mlx-vlm", "llguidance", "transformers"),
             image_spec=checkpoint.image_spec,
         )
         backend = cls(checkpoint, arena, info, trace=trace)
