@@ -64,11 +64,20 @@ class LineDecoder:
         if len(self._buffer) > self.max_frame_bytes:
             raise FrameTooLarge(self._message())
 
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of the line that is not complete yet."""
+        return len(self._buffer)
+
+    def clear(self) -> None:
+        """Forget the line that is not complete."""
+        self._buffer = bytearray()
+        self._searched = 0
+
     def rest(self) -> bytes:
         """Return what stands after the last line feed, at the end of the stream, and forget it."""
         rest = bytes(self._buffer)
-        self._buffer.clear()
-        self._searched = 0
+        self.clear()
         return b"" if rest.isspace() else rest
 
     def _message(self) -> str:

@@ -54,6 +54,17 @@ class ServerConnection:
         self._live: set[Id] = set()
         self._running: set[Id] = set()
         self._waiting: deque[Call] = deque()
+        self._line_bytes: dict[Id, int] = {}
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of what was received and runs not yet: an unfinished line, and the lines of requests that wait."""
+        return self._lines.unfinished_bytes + sum(self._line_bytes[call.id] for call in self._waiting)
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of the lines of the requests that run or wait."""
+        return sum(self._line_bytes.values())
 
     @property
     def live(self) -> int:
@@ -66,6 +77,7 @@ class ServerConnection:
             for line in self._lines.feed(data):
                 yield from self._receive_line(line)
         except FrameTooLarge as error:
+            self._lines.clear()
             yield Refusal(error_line(None, str(error), "frame_too_large"), fatal=True)
 
     def receive_eof(self) -> Iterator[Call | Refusal]:
@@ -77,6 +89,7 @@ class ServerConnection:
         """Note that the terminal line of `request_id` was sent; yield the calls that may run now."""
         self._live.discard(request_id)
         self._running.discard(request_id)
+        self._line_bytes.pop(request_id, None)
         while self._waiting and (self.negotiated or not self._running):
             call = self._waiting.popleft()
             self._running.add(call.id)
@@ -89,6 +102,12 @@ class ServerConnection:
                 self._waiting.remove(call)
                 return True
         return False
+
+    def close(self) -> None:
+        """Forget what has not run: the peer is gone. Megabytes are not left to the garbage collector."""
+        self._lines.clear()
+        self._waiting.clear()
+        self._line_bytes.clear()
 
     def negotiate(self) -> None:
         """The client said `hello`."""
@@ -117,6 +136,7 @@ class ServerConnection:
             yield Refusal(error_line(request.id, message, "busy", data={"retryAfterMs": _RETRY_AFTER_MS}))
             return
         self._live.add(request.id)
+        self._line_bytes[request.id] = len(line)
         if immediate or not self._running:
             if not (request.method in _IMMEDIATE and not self.negotiated):
                 self._running.add(request.id)

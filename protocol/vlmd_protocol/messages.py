@@ -51,10 +51,13 @@ Priority: TypeAlias = Literal["interactive", "batch"]
 ModelState: TypeAlias = Literal["loading", "ready", "failed", "restarting", "unavailable"]
 # How far the daemon is. One that drains takes no new work.
 DaemonState: TypeAlias = Literal["loading", "ready", "failed", "draining"]
-# The same three as a daemon sends them: a client takes a value of a newer daemon for one that it does not know.
+# How the result store is.
+CacheState: TypeAlias = Literal["unused", "ready", "degraded", "off"]
+# The same four as a daemon sends them: a client takes a value of a newer daemon for one that it does not know.
 _OpenFinishReason: TypeAlias = Annotated[str, _open_to_more("FinishReason")]
 _OpenModelState: TypeAlias = Annotated[str, _open_to_more("ModelState")]
 _OpenDaemonState: TypeAlias = Annotated[str, _open_to_more("DaemonState")]
+_OpenCacheState: TypeAlias = Annotated[str, _open_to_more("CacheState")]
 # A field that says nothing but that this is the last line of a request.
 _True: TypeAlias = Annotated[bool, msgspec.Meta(extra_json_schema={"const": True})]
 
@@ -104,12 +107,29 @@ class ImageRef(Wire, frozen=True, kw_only=True, rename="camel"):
     id: Id | None = None
 
 
+class DedupeOptions(Wire, frozen=True, kw_only=True, rename="camel"):
+    """When a frame counts as a near-duplicate of the one described last.
+
+    `threshold` is the fraction of the picture's pixels that may have changed. At 0 a frame is a duplicate only where no
+    change is left that a codec, a blinking text cursor or a moved mouse pointer does not explain.
+    """
+
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+
+
 class DescribeParams(Wire, frozen=True, kw_only=True, rename="camel"):
     """Describe frames; results come in order, `batch_size` frames a line.
 
     `max_tokens` is the budget of one prompt of `batch_size` frames (interleaved), or is divided among them (parallel)
     unless `max_tokens_per_frame` is given. With `prompt` the caller's instructions replace ADR-006's; with `schema`
     each result carries a `record` that validates. `grammar` off leaves the model unconstrained.
+
+    Frames of equal bytes are inferred once, unless `dedupe` is false. With `dedupe` so are near-duplicates, and results
+    name the frame whose text they carry. `cache` says whether the daemon's result store is asked and filled; left out,
+    its configuration decides.
+
+    Requests of one connection that have the same `series`, model and options, and differ in `images` alone, are parts
+    of one recording: a later one's frames may be duplicates of an earlier one's. Each image needs an `index` then.
     """
 
     images: Annotated[list[ImageRef], msgspec.Meta(min_length=1, max_length=MAX_IMAGES)]
@@ -122,6 +142,9 @@ class DescribeParams(Wire, frozen=True, kw_only=True, rename="camel"):
     schema: dict[str, Any] | None = None
     grammar: bool = True
     priority: Priority = "batch"
+    dedupe: bool | DedupeOptions | None = None
+    cache: bool | None = None
+    series: Id | None = None
 
 
 class TextBlock(Wire, frozen=True, kw_only=True, rename="camel", tag_field="type", tag="text"):
@@ -192,6 +215,12 @@ class CancelParams(Wire, frozen=True, kw_only=True, rename="camel"):
     target: Id
 
 
+class CacheParams(Wire, frozen=True, kw_only=True, rename="camel"):
+    """Look at the result store, or remove everything in it."""
+
+    action: Literal["info", "clear"] = "info"
+
+
 # --- daemon to client -----------------------------------------------------------------------------------------
 
 
@@ -203,7 +232,11 @@ class Progress(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=Fa
 
 
 class FrameResult(Wire, frozen=True, kw_only=True):
-    """What one frame shows. A frame that failed has `error` and `code`, its string fields filled all the same."""
+    """What one frame shows. A frame that failed has `error` and `code`, its string fields filled all the same.
+
+    Where `dedupe` was asked for, `duplicateOf` is the `index` of an earlier frame whose text this one carries; where
+    `cache` was, `cached` tells what came from the result store.
+    """
 
     index: int
     timestamp: int | float | None = msgspec.field(name="timestamp")
@@ -217,6 +250,8 @@ class FrameResult(Wire, frozen=True, kw_only=True):
     error: str | None = None
     code: str | None = None
     id: Id | None = None
+    duplicate_of: int | None = msgspec.field(name="duplicateOf", default=None)
+    cached: bool = False
 
 
 class BatchLine(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
@@ -318,7 +353,11 @@ class Limits(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=Fals
 
 
 class ModelStatus(Wire, frozen=True, kw_only=True, rename="camel"):
-    """A model of this daemon. `stage` and `fraction` while it loads, `error` and `code` when it failed."""
+    """A model of this daemon.
+
+    `stage` and `fraction` while it loads; `error` and `code` when it failed or is unavailable, `retryAfterMs` until it
+    is started again.
+    """
 
     name: str
     state: _OpenModelState
@@ -327,6 +366,7 @@ class ModelStatus(Wire, frozen=True, kw_only=True, rename="camel"):
     fraction: float | None = None
     error: str | None = None
     code: str | None = None
+    retry_after_ms: int | None = None
     pid: int | None = None
     memory_bytes: int | None = None
     active: int | None = None
@@ -363,6 +403,27 @@ class QueueStatus(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults
     running: int
 
 
+class CacheResult(Wire, frozen=True, kw_only=True, rename="camel"):
+    """The result store. `warning` says why it is not, or not fully, used; counts are since the daemon's start.
+
+    `state` is ``unused`` until a job asks for it, then ``ready``, ``degraded`` (for a while not written, or not used at
+    all) or ``off``. `bytes` is what the file takes on the disk, `removed` how many entries `clear` removed.
+    """
+
+    state: _OpenCacheState
+    path: str
+    enabled: bool
+    entries: int | None = None
+    bytes: int | None = None
+    max_bytes: int
+    max_age_s: float
+    hits: int = 0
+    misses: int = 0
+    stored: int = 0
+    warning: str | None = None
+    removed: int | None = None
+
+
 class StatusResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
     """Models, queue, memory, and where to look further."""
 
@@ -382,6 +443,11 @@ class StatusResult(Wire, frozen=True, kw_only=True, rename="camel", omit_default
     image_processes: list[int]
     frames_done: int
     frames_failed: int
+    # Fault points that are armed, for tests; a daemon without any has none.
+    faults: list[str] = []
+    frames_cached: int | msgspec.UnsetType = msgspec.UNSET
+    frames_duplicate: int | msgspec.UnsetType = msgspec.UNSET
+    cache: CacheResult | msgspec.UnsetType = msgspec.UNSET
 
 
 class CancelResult(Wire, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
@@ -437,5 +503,6 @@ METHODS: Final[dict[str, type[Wire]]] = {
     "generate": GenerateParams,
     "count_tokens": PromptParams,
     "cancel": CancelParams,
+    "cache": CacheParams,
     "shutdown": NoParams,
 }

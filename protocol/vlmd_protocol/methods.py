@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from vlmd_protocol.messages import (
     BatchLine,
+    CacheResult,
     CancelResult,
     CountResult,
     DeltaLine,
@@ -48,6 +49,7 @@ ANSWERS: Final[dict[str, Answer]] = {
     "generate": Answer(meaning="text for a prompt or a conversation", lines=(DeltaLine, GenerateLine)),
     "count_tokens": Answer(meaning="how long a prompt is, and whether it fits", result=CountResult),
     "cancel": Answer(meaning="end a request of the same connection", result=CancelResult),
+    "cache": Answer(meaning="look at the result store, or empty it", result=CacheResult),
     "shutdown": Answer(meaning="finish what runs, then end the daemon", result=ShutdownResult),
 }
 

@@ -20,7 +20,7 @@ from vlmd_protocol.startup import StartupLine
 Schema: TypeAlias = dict[str, Any]
 
 # Unions and literals with a name of their own in every language.
-ALIASES: Final = ("Id", "FinishReason", "Mode", "Priority", "ModelState", "DaemonState")
+ALIASES: Final = ("Id", "FinishReason", "Mode", "Priority", "ModelState", "DaemonState", "CacheState")
 
 CONSTANT_MODULES: Final[tuple[ModuleType, ...]] = (limits, paths)
 

@@ -54,6 +54,7 @@ def status_result(**changes: Any) -> Message:
         "imageProcesses": [],
         "framesDone": 0,
         "framesFailed": 0,
+        "faults": [],
     }
     return result | changes
 

@@ -59,6 +59,8 @@ def obedient(
                     threading.Thread(target=stream, args=arguments, daemon=True).start()
                 case "count_tokens":
                     talk.answer(request, promptTokens=7, contextTokens=100, maxTokens=50, fits=True)
+                case "cache":
+                    talk.answer(request, state="unused", path="/results.db", enabled=False, maxBytes=1, maxAgeS=1.0)
                 case "cancel":
                     cancelled.add(request["params"]["target"])
                     talk.answer(request, cancelled=True)
