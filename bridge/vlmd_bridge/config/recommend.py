@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from typing import Final
+
+from vlmd_bridge.machine import memory_bytes
 
 _GIB: Final = 1024**3
 
@@ -18,14 +19,6 @@ _TABLE: Final[dict[str, tuple[tuple[int, str], ...]]] = {
     "metal": ((16 * _GIB, _MEASURED), (0, _SMALL)),
     "cpu": ((24 * _GIB, _MEASURED), (0, _SMALL)),
 }
-
-
-def memory_bytes() -> int:
-    """Return the machine's memory, 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return 0
 
 
 def recommended_model(*, metal: bool | None = None, memory: int | None = None) -> str:
