@@ -1,4 +1,4 @@
-"""Folders of the user's own: configuration and log."""
+"""Folders of the user's own: configuration, log and result store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def config_file() -> Path:
     from platformdirs import user_config_path
 
     return user_config_path(_APP, appauthor=False) / "config.toml"
+
+
+def store_file() -> Path:
+    """Return the path of the result store: one for all daemons of a user."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path(_APP, appauthor=False) / "results.db"
 
 
 def log_file() -> Path:
