@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, ask, run_alone, vision_backend
+from vlmd_bridge.demo import MODEL_PATH
 from vlmd_bridge.engine.backend import Event
 from vlmd_bridge.engine.batch import Row
 from vlmd_bridge.engine.prefix import _KEPT
 from vlmd_bridge.engine.vision import VisionBackend
-from vlmd_bridge.workers.messages import Start
+from vlmd_bridge.workers.messages import Finished, Start, Text, Turn
 
 pytestmark = pytest.mark.model
 
@@ -62,10 +64,10 @@ def test_what_is_kept_is_bounded_and_given_back(tiny_path: TinyPath) -> None:
         for topic in range(_KEPT + 2):
             for end in ("one", "two", "three"):
                 run_alone(backend, ask(1, f"{topic} " * 40, end, max_tokens=1))
-        assert len(prefixes._prefixes) == _KEPT
+        assert len(prefixes) == _KEPT
         assert prefixes.saved_tokens > (_KEPT + 2) * 40
         backend.idle()
-        assert not prefixes._prefixes
+        assert not len(prefixes)
 
 
 def test_short_and_unlike_prompts_share_nothing(tiny_path: TinyPath) -> None:
@@ -74,7 +76,7 @@ def test_short_and_unlike_prompts_share_nothing(tiny_path: TinyPath) -> None:
         assert prefixes is not None
         for text in ("Go", "Go", "Something else entirely, and rather long at that.", "No."):
             run_alone(backend, ask(1, text, max_tokens=1))
-        assert prefixes.saved_tokens == 0 and not prefixes._prefixes
+        assert prefixes.saved_tokens == 0 and not len(prefixes)
 
 
 def test_the_same_prompt_again(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +85,20 @@ def test_the_same_prompt_again(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPa
         answers = [logprobs(backend, ask(1, INSTRUCTIONS, max_tokens=6), monkeypatch) for _ in range(4)]
         assert all(np.allclose(answer, answers[0], atol=1e-3) for answer in answers)
         assert backend.prefixes is not None and backend.prefixes.saved_tokens > 100
+
+
+@pytest.mark.parametrize("off", [(), ("own_decode",)], ids=["own_decode", "mlx_vlm"])
+def test_a_prompt_that_a_conversation_began_with(off: tuple[str, ...]) -> None:
+    """What the first prompt and the next turn share is the whole first prompt; asked again, something is left of it."""
+    first = ask(1, INSTRUCTIONS * 2, max_tokens=4)
+    asked = Turn(role="user", parts=first.parts)
+    answered = Turn(role="assistant", parts=(Text(text="Nothing much."),))
+    second = msgspec.structs.replace(ask(2, "And then?", max_tokens=4), history=(asked, answered))
+    with vision_backend(MODEL_PATH, Pictures(), off=off) as backend:
+        assert backend.prefixes is not None
+        began = backend.prompts.embed(first).token_ids
+        assert backend.prompts.embed(second).token_ids[: len(began)] == began
+        answers = [run_alone(backend, start) for start in (first, second, first)]
+        assert backend.prefixes.saved_tokens == 0
+        assert isinstance(answers[0], Finished) and isinstance(answers[2], Finished)
+        assert answers[2].text == answers[0].text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
 
+import psutil
 import pytest
 
 from tests.support.engine_process import EngineProcess
@@ -63,15 +63,13 @@ def test_loads_and_reports() -> None:
 
 
 def test_starts_fast() -> None:
-    """Best of three, since the machine has other work; an import of the model stack would cost a second."""
-    times_s = []
-    for _ in range(3):
-        began_s = time.monotonic()
-        with EngineProcess(fake()) as engine:
-            engine.ready()
-            times_s.append(time.monotonic() - began_s)
-    print(f"fake engine ready after {min(times_s) * 1000:.0f} ms")
-    assert min(times_s) < 0.3
+    """Processor time, since the machine has other work; an import of the model stack would cost a second of it."""
+    with EngineProcess(fake()) as engine:
+        engine.ready()
+        times = psutil.Process(engine.process.pid).cpu_times()
+    took_s = times.user + times.system
+    print(f"fake engine ready after {took_s * 1000:.0f} ms of processor time")
+    assert took_s < 0.4
 
 
 def test_every_picture_gets_its_own_words() -> None:
@@ -146,13 +144,13 @@ def test_beats_while_running_only() -> None:
 
 
 def test_a_step_that_raises_fails_every_sequence_and_the_worker_lives() -> None:
-    with EngineProcess(fake("fault=raise,fault_step=3,step_ms=5")) as engine:
+    with EngineProcess(fake("step_ms=5"), faults=["worker.raise@step:3"]) as engine:
         engine.ready()
         starts = [describe(engine, seq)[0] for seq in (1, 2)]
         engine.send(*starts)
         for failed in engine.wait_ended(1, 2).values():
             assert isinstance(failed, Failed)
-            assert failed.code == "worker_error" and "RuntimeError" in failed.error
+            assert failed.code == "worker_error" and "InjectedFault" in failed.error
         start, expected = describe(engine, 3)
         engine.send(start)
         finished = engine.wait_ended(3)[3]
@@ -161,7 +159,7 @@ def test_a_step_that_raises_fails_every_sequence_and_the_worker_lives() -> None:
 
 def test_a_sequence_fails_alone() -> None:
     digest = pixels_digest(pixels(2))
-    with EngineProcess(fake(f"fault=fail,fault_digest={digest}")) as engine:
+    with EngineProcess(fake(), faults=[f"worker.raise@pixels:{digest}"]) as engine:
         engine.ready()
         engine.send(*(describe(engine, seq)[0] for seq in (1, 2, 3)))
         ended = engine.wait_ended(1, 2, 3)
@@ -170,13 +168,13 @@ def test_a_sequence_fails_alone() -> None:
 
 def test_crash_on_one_picture() -> None:
     digest = pixels_digest(pixels(2))
-    with EngineProcess(fake(f"fault=crash,fault_digest={digest}")) as engine:
+    with EngineProcess(fake(), faults=[f"worker.exit=70@pixels:{digest}"]) as engine:
         engine.ready()
         engine.send(describe(engine, 2)[0])
         assert engine.wait_exit() == 70
 
 
-@pytest.mark.parametrize("options", ["fault=load", "no_such_option=1", "width=many", "fault=other"])
+@pytest.mark.parametrize("options", ["broken=1", "no_such_option=1", "width=many", "broken=perhaps"])
 def test_load_fails(options: str) -> None:
     with EngineProcess(fake(options)) as engine:
         failed = engine.wait_for(LoadFailed)

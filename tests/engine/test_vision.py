@@ -20,6 +20,7 @@ from vlmd_bridge.workers.messages import (
     ImageSpec,
     LoadFailed,
     Loading,
+    Picture,
     RecordConstraint,
     Remove,
     Removed,
@@ -58,6 +59,30 @@ def test_frames_through_the_process(tiny_path: TinyPath) -> None:
             assert finished.prefill_s > 0 and finished.decode_s > 0 and finished.completion_tokens <= 128
         engine.send(Close())
         assert engine.wait_exit() == 0
+
+
+def test_a_picture_that_cannot_be_begun_fails_alone(tiny_path: TinyPath) -> None:
+    """Its tower begins when the sequence comes, before any step."""
+    with EngineProcess(vision(tiny_path("qwen3_vl"))) as engine:
+        engine.ready()
+        nowhere = Picture(offset=engine.arena.size_bytes, width=96, height=64)
+        good = Start(seq=1, parts=(Text(text="Go"),), max_tokens=8)
+        engine.send(good, Start(seq=2, parts=(nowhere,), max_tokens=8))
+        ended = engine.wait_ended(1, 2)
+        assert isinstance(ended[1], Finished)
+        assert isinstance(ended[2], Failed) and ended[2].code == "worker_error" and "ValueError" in ended[2].error
+
+
+def test_a_prompt_that_cannot_be_made_fails_alone(tiny_path: TinyPath) -> None:
+    """Whatever its processor or tower raises: nothing of it is in the batch yet."""
+    pictures = Pictures()
+    nowhere = Picture(offset=len(pictures.buffer), width=96, height=64)
+    starts = [ask(1, "Go"), ask(2, nowhere), ask(3, "Go on", pictures.random(1, 96, 64))]
+    with vision_backend(tiny_path("qwen3_vl"), pictures, off=("vision_tower",)) as backend:
+        ended = run_all(backend, starts)
+    assert isinstance(ended[1], Finished) and isinstance(ended[3], Finished)
+    failed = ended[2]
+    assert isinstance(failed, Failed) and failed.code == "worker_error" and "ValueError" in failed.error
 
 
 def test_ends_cleanly_at_eof_while_running(tiny_path: TinyPath) -> None:

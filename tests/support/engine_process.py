@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
 
 from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.framing import MessageBuffer, encode_message
 from vlmd_bridge.workers.messages import (
     Beat,
     ConfigureEngine,
@@ -25,10 +27,8 @@ from vlmd_bridge.workers.messages import (
     FromEngine,
     Loading,
     Message,
-    MessageBuffer,
     Picture,
     Removed,
-    encode_message,
 )
 
 _M = TypeVar("_M", bound=Message)
@@ -38,7 +38,9 @@ Ended = Finished | Failed | Removed
 class EngineProcess:
     """`python -m vlmd_bridge.engine.process` with its socketpair and arena; every wait has a deadline."""
 
-    def __init__(self, configure: ConfigureEngine | None, *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, configure: ConfigureEngine | None, *, timeout_s: float = 60.0, faults: Sequence[str] = ()
+    ) -> None:
         self.timeout_s = timeout_s
         self.arena = Arena(64 * 1024 * 1024)
         self.received: list[FromEngine] = []
@@ -50,6 +52,7 @@ class EngineProcess:
             [
                 *(sys.executable, "-m", "vlmd_bridge.engine.process"),
                 *("--link-fd", str(fds[0]), "--arena-fd", str(fds[1])),
+                *(f"--fault={fault}" for fault in faults),
             ],
             pass_fds=fds,
             stdout=subprocess.PIPE,

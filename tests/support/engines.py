@@ -33,8 +33,10 @@ class Pictures:
 
 
 @contextmanager
-def vision_backend(folder: Path, pictures: Pictures, *, width: int = 4, trace: bool = False) -> Iterator[VisionBackend]:
-    configure = ConfigureEngine(backend="vision", name=folder.name, path=str(folder), width=width)
+def vision_backend(
+    folder: Path, pictures: Pictures, *, width: int = 4, trace: bool = False, off: Sequence[str] = ()
+) -> Iterator[VisionBackend]:
+    configure = ConfigureEngine(backend="vision", name=folder.name, path=str(folder), width=width, off=tuple(off))
     backend = VisionBackend.load(
         configure, pictures.buffer, lambda stage, fraction: None, Blas(name="test", threads=1), trace=trace
     )

@@ -59,7 +59,10 @@ class Backend(Protocol):
         ...
 
     def start(self, start: Start) -> None:
-        """Queue a sequence. What is wrong with it comes back from `step` as `Failed`."""
+        """Queue a sequence. What is wrong with it comes back from `step` as `Failed`.
+
+        Any exception means that it was not queued: the caller fails it alone.
+        """
         ...
 
     def step(self) -> Sequence[Event]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal, Protocol
 
 import mlx.core as mx
@@ -15,6 +17,15 @@ from vlmd_bridge.engine.control import RowControl
 from vlmd_bridge.engine.detokenizer import TextStream
 from vlmd_bridge.engine.output import Answer
 from vlmd_bridge.engine.sampling import BatchSampler
+
+# Slots beside the batch's width that only rows in `front` take: such a row need not wait for another one's end.
+FRONT_SLOTS = 2
+
+# While a row in front runs, others join it only so often: each join costs it a prefill, and all of them take turns.
+_STEPS_HELD_BACK = 8
+
+# So many rows in front may go before a row that waits.
+_MAX_OVERTAKEN = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +42,13 @@ class Prompt:
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One sequence. `prepare` makes its prompt and is called when it is admitted."""
+    """One sequence. `prepare` makes its prompt and is called when it is admitted; one in `front` goes first."""
 
     seq: int
     prepare: Callable[[], Prompt]
     stream: bool = False
+    front: bool = False
+    overtaken: int = 0
     tokens: list[int] = field(default_factory=list)
     prompt: Prompt | None = None
     uid: int = -1
@@ -45,14 +58,24 @@ class Row:
     first_token_s: float = 0.0
     finished_s: float = 0.0
 
+    @property
+    def may_be_overtaken(self) -> bool:
+        """Whether a row in front, coming later, goes before it."""
+        return not self.front and self.overtaken < _MAX_OVERTAKEN
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Produced:
-    """A token of the row `uid`. With a `finish_reason` the generator has let the row go."""
+    """Tokens of the row `uid`, none of them an end-of-sequence token. With a `finish_reason` the row is gone."""
 
     uid: int
-    token: int
+    tokens: Sequence[int]
     finish_reason: Literal["stop", "length"] | None
+
+    @classmethod
+    def of(cls, uid: int, token: int, finish_reason: Literal["stop", "length"] | None) -> Produced:
+        """Return what a generator produced that tells one `token` at a time, the one that ends a sequence too."""
+        return cls(uid=uid, tokens=() if finish_reason == "stop" else (token,), finish_reason=finish_reason)
 
 
 class Generator(Protocol):
@@ -67,7 +90,7 @@ class Generator(Protocol):
         ...
 
     def next(self) -> list[Produced]:
-        """Decode one token of every prefilled row and advance the others' prefill."""
+        """Do one step, which may be the prefill of a row or a token or more of every prefilled one."""
         ...
 
     def remove(self, uid: int) -> None:
@@ -80,19 +103,32 @@ class Generator(Protocol):
 
 
 class Batch:
-    """Rows that wait and rows that run, at most `width` at once."""
+    """Rows that wait and rows that run, at most `width` at once, `FRONT_SLOTS` of these for rows in front alone.
+
+    Attributes:
+        ordinary_width: rows that run together where none is in front. Changed only while no row runs.
+    """
 
     def __init__(self, make_generator: Callable[[Batch], Generator], *, width: int, sampler: BatchSampler) -> None:
         self._make_generator = make_generator
-        self.width = width
+        self.ordinary_width = width
         self.sampler = sampler
         self._waiting: deque[Row] = deque()
         self._running: dict[int, Row] = {}
         self._generator: Generator | None = None
+        self._steps_held_back = 0
+
+    @property
+    def width(self) -> int:
+        """Rows that run together at most."""
+        return self.ordinary_width + FRONT_SLOTS
 
     def add(self, row: Row) -> None:
-        """Queue `row`; rows are admitted in this order."""
-        self._waiting.append(row)
+        """Queue `row`; rows are admitted in this order, those in front before others that have not waited long."""
+        behind = list(takewhile(lambda other: row.front and other.may_be_overtaken, reversed(self._waiting)))
+        for other in behind:
+            other.overtaken += 1
+        self._waiting.insert(len(self._waiting) - len(behind), row)
 
     def step(self) -> list[Row]:
         """Decode one token of every running row, advance the prefill, and return the rows that ended."""
@@ -145,18 +181,39 @@ class Batch:
         if not self._waiting:
             return []
         failed = []
-        for _ in range(min(self._open().room(), len(self._waiting), self.width - len(self._running))):
+        for _ in range(self._open().room()):
+            if not self._may_admit():
+                break
             row = self._waiting.popleft()
             row.admitted_s = time.monotonic()
             try:
                 row.prompt = row.prepare()
             except SequenceError as error:
                 row.error = error
+            except Exception as error:  # noqa: BLE001 - boundary: nothing of it is in the generator yet
+                traceback.print_exc()
+                row.error = SequenceError("worker_error", f"its prompt cannot be made: {type(error).__name__}: {error}")
+            if row.error is not None:
                 failed.append(row)
                 continue
+            assert row.prompt is not None
             row.uid = self._open().insert(row.prompt)
             self._running[row.uid] = row
         return failed
+
+    def _may_admit(self) -> bool:
+        """Whether the first row that waits may join those that run."""
+        if not self._waiting:
+            return False
+        if self._waiting[0].front:
+            return len(self._running) < self.width
+        if len(self._running) >= self.ordinary_width:
+            return False
+        if any(row.front for row in self._running.values()) and self._steps_held_back < _STEPS_HELD_BACK:
+            self._steps_held_back += 1
+            return False
+        self._steps_held_back = 0
+        return True
 
     def _take(self, produced: list[Produced]) -> list[Row]:
         ended = []
@@ -165,10 +222,11 @@ class Batch:
             assert row.prompt is not None
             if not row.tokens:
                 row.first_token_s = time.monotonic()
-            # The token of a `stop` is the EOS itself, and no part of the text.
-            if each.finish_reason != "stop":
-                row.tokens.append(each.token)
-                row.prompt.answer.feed(row.prompt.text.add(each.token))
+            for token in each.tokens:
+                row.tokens.append(token)
+                row.prompt.answer.feed(row.prompt.text.add(token))
+                if row.prompt.answer.stopped:  # tokens behind a stop string are not counted
+                    break
             self._judge(row, row.prompt, each)
             if not row.finish_reason and row.error is None:
                 continue

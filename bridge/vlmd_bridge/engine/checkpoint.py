@@ -40,8 +40,8 @@ class Checkpoint:
     image_spec: ImageSpec
 
 
-def load_checkpoint(path: str) -> Checkpoint:
-    """Load the folder at `path`. Nothing is fetched.
+def load_checkpoint(path: str, *, vision_tower: bool = True) -> Checkpoint:
+    """Load the folder at `path`. Nothing is fetched. `vision_tower`: see `Switches`.
 
     Raises:
         LoadError: mlx-vlm refuses it. What can be told without loading, `vlmd_bridge.models.probe` has told already.
@@ -54,7 +54,8 @@ def load_checkpoint(path: str) -> Checkpoint:
     except LOAD_ERRORS as error:
         raise LoadError("model_load_failed", f"mlx-vlm cannot load {path}: {type(error).__name__}: {error}") from error
     fit_to_device(model)
-    _cache_position_tables(getattr(model, "vision_tower", None))
+    if vision_tower:
+        _cache_position_tables(getattr(model, "vision_tower", None))
     tokenizer = processor.tokenizer if hasattr(processor, "tokenizer") else processor
     text = getattr(model.config, "text_config", model.config)
     return Checkpoint(

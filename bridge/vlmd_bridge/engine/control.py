@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -86,6 +86,8 @@ class RowControl:
         self._matcher: Any = None
         self._budget: Budget | None = None
         self._forced: list[int] = []
+        # What `_next_forced` found for the coming token; False when it was not asked.
+        self._found: int | Literal[False] | None = False
         self._thinking = thinking if grammar is not None else None
         self._watch: tuple[TextStream, Answer] | None = None
         # Set when the grammar takes nothing more: the answer is whole, and the row need not decode its EOS.
@@ -118,6 +120,11 @@ class RowControl:
         return self._grammar is not None or self._penalty != 1.0
 
     @property
+    def penalises(self) -> bool:
+        """Whether `penalised` changes anything."""
+        return self._penalty != 1.0
+
+    @property
     def constrained(self) -> bool:
         """Whether a mask is needed for the next token."""
         return self._matcher is not None and not self.complete and self.error is None
@@ -144,19 +151,37 @@ class RowControl:
         lowered = mx.where(logits > 0, logits / self._penalty, logits * self._penalty)
         return mx.where(mx.array(seen), lowered, logits)
 
+    @property
+    def matcher(self) -> Any:
+        """What computes the mask of the next token, where the row is constrained and nothing is forced."""
+        return self._matcher
+
+    def forced(self) -> int | None:
+        """Return the next token if there is no choice about it."""
+        return None if not self.constrained or self._may_think() else self._next_forced()
+
     def fill_mask(self, words: NDArray[np.int32]) -> None:
         """Set in `words` the bits of the tokens that may come next."""
+        if self.needs_mask():
+            self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        self.finish_mask(words)
+
+    def needs_mask(self) -> bool:
+        """Return whether `matcher` is to fill the mask before `finish_mask`."""
+        return self.constrained and self._next_forced() is None
+
+    def finish_mask(self, words: NDArray[np.int32]) -> None:
+        """Fit `words`, which the matcher has filled if it was needed, to the budget and to what is forced."""
         if not self.constrained:
             return
-        forced = self._forced_token()
-        if forced is None:
-            self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-            if self._budget is not None:
-                self._budget.narrow(words)
-        else:
+        forced = self._next_forced()
+        if forced is not None:
             words[:] = 0
             _allow(words, forced)
-        if self.position == 0 and self._thinking is not None and self._thinking.open_token is not None:
+        elif self._budget is not None:
+            self._budget.narrow(words)
+        if self._may_think():
+            assert self._thinking is not None and self._thinking.open_token is not None
             _allow(words, self._thinking.open_token)
 
     def noise_key(self) -> list[int]:
@@ -167,6 +192,7 @@ class RowControl:
     def _begin(self, tokens_left: int) -> None:
         assert self._grammar is not None
         self._matcher = self._grammar.matcher
+        self._found = False
         self._budget = self._grammar.budget(tokens_left)
 
     def _opens_thinking(self, token: int) -> bool:
@@ -193,7 +219,11 @@ class RowControl:
         for rest in self._grammar.tokenizer.tokenize_bytes(answer.text.encode()):
             self._consume(rest)
 
+    def _may_think(self) -> bool:
+        return self.position == 0 and self._thinking is not None and self._thinking.open_token is not None
+
     def _consume(self, token: int) -> None:
+        self._found = False
         if self._forced and self._forced.pop(0) != token:
             self._forced.clear()
         if not self._matcher.consume_token(token):
@@ -205,7 +235,12 @@ class RowControl:
         elif self._budget is not None:
             self._budget.advance(token)
 
-    def _forced_token(self) -> int | None:
+    def _next_forced(self) -> int | None:
+        if self._found is False:
+            self._found = self._find_forced()
+        return self._found
+
+    def _find_forced(self) -> int | None:
         if self._budget is not None and (token := self._budget.forced(self._matcher)) is not None:
             return token
         if not self._forced:

@@ -1,8 +1,8 @@
-"""A deterministic backend without a model: same process, same messages, and fault points. For tests, ours and users'.
+"""A deterministic backend without a model: same process, messages and fault points. For tests, ours and users'.
 
 Its record derives from the pixels of the sequence's pictures, so that a test can tell whether the right frame got the
 right words; its plain text derives from the whole prompt and the seed (`fake_answer.plain_text`). Options come in
-`ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,fault=crash,fault_step=5``.
+`ConfigureEngine.path`, for example ``load_s=0.2,step_ms=1,tokens=40``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import mmap
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -56,7 +55,6 @@ class FakeBackend:
         self._arena = arena
         self._waiting: list[Start] = []
         self._rows: list[_Row] = []
-        self._steps = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
 
@@ -75,7 +73,7 @@ class FakeBackend:
         for fraction, stage in enumerate(("importing", "weights", "warming")):
             report(stage, fraction / 3)
             time.sleep(options.load_s / 3)
-        if options.fault == "load":
+        if options.broken:
             raise LoadError("model_invalid", "fake backend: asked to fail its load")
         info = EngineInfo(
             name=configure.name,
@@ -106,11 +104,8 @@ class FakeBackend:
 
     def step(self) -> Sequence[Event]:
         """Prefill one waiting row, then give every row its next token."""
-        self._steps += 1
         if self._options.step_ms:
             time.sleep(self._options.step_ms / 1000)
-        if self._steps == self._options.fault_step:
-            self._strike()
         events: list[Event] = []
         if self._waiting and len(self._rows) < self.info.width:
             start = self._waiting.pop(0)
@@ -149,8 +144,6 @@ class FakeBackend:
 
     def _prefill(self, start: Start) -> _Row:
         digests = [picture_digest(self._arena, part) for part in parts_of(start) if isinstance(part, Picture)]
-        if self._options.fault_digest and self._options.fault_digest in digests:
-            self._strike()
         text = answer(start, digests)
         prompt_tokens = _prompt_tokens(start)
         if (error := self._beyond_context(prompt_tokens)) is not None:
@@ -191,17 +184,6 @@ class FakeBackend:
             "context_length_exceeded",
             f"the prompt has {prompt_tokens} tokens; the context of {self.info.name} is {self._options.context}",
         )
-
-    def _strike(self) -> None:
-        if self._options.fault == "crash":
-            os._exit(70)
-        if self._options.fault == "hang":
-            while True:
-                time.sleep(60)
-        if self._options.fault == "raise":
-            raise RuntimeError("fake backend: asked to fail this step")
-        if self._options.fault == "fail":
-            raise SequenceError("worker_error", "fake backend: asked to fail this sequence")
 
 
 def _prompt_tokens(prompt: Start | Count) -> int:

@@ -7,18 +7,17 @@ import queue
 import sys
 import threading
 
+from vlmd_bridge.engine.fault_points import FaultPoints
 from vlmd_bridge.workers.blocking_link import BlockingLink
 from vlmd_bridge.workers.messages import Close, ToEngine
-
-# After EOF the main thread finishes its step and releases the model; a step that hangs must not leave an orphan.
-_ORPHAN_GRACE_S = 30.0
 
 
 class Inbox:
     """The queue between the reader thread and the main thread. EOF and a broken stream read as `Close`."""
 
-    def __init__(self, link: BlockingLink[ToEngine]) -> None:
+    def __init__(self, link: BlockingLink[ToEngine], points: FaultPoints) -> None:
         self._link = link
+        self._points = points
         self._queue: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
         self._loading = threading.Event()
         # A daemon thread: it blocks in recv() when the main thread returns.
@@ -48,6 +47,7 @@ class Inbox:
     def _read(self) -> None:
         try:
             for message in self._link.receive():
+                self._points.message()
                 if isinstance(message, Close):
                     break
                 self._queue.put(message)
@@ -56,6 +56,6 @@ class Inbox:
         if self._loading.is_set():
             # Nothing is wired yet and nothing runs: dropping the process returns all memory.
             os._exit(0)
+        # The main thread finishes its step and releases the model. One that hangs is ended by the daemon, or, where
+        # that is gone, by `workers.orphan`.
         self._queue.put(Close())
-        threading.Event().wait(_ORPHAN_GRACE_S)
-        os._exit(1)

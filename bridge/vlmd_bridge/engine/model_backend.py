@@ -23,6 +23,7 @@ from vlmd_bridge.engine.output import THINK_OPEN, Answer
 from vlmd_bridge.engine.platform import Blas, log
 from vlmd_bridge.engine.template import ChatTemplate
 from vlmd_bridge.engine.weights import release_streams
+from vlmd_bridge.engine.width import DEFAULT_WIDTH
 from vlmd_bridge.workers.messages import (
     ConfigureEngine,
     Count,
@@ -34,9 +35,6 @@ from vlmd_bridge.workers.messages import (
     ImageSpec,
     Start,
 )
-
-# Rows of one decode step; docs/engine.md's figures are at eight.
-_WIDTH = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +83,7 @@ class ModelBackend(ABC):
         if not len(self.batch):
             # What `Finished` reports is the peak since the engine last had nothing to do: the weights and all rows.
             mx.reset_peak_memory()
-        self.batch.add(Row(seq=start.seq, prepare=lambda: self._prepare(start), stream=start.stream))
+        self.batch.add(Row(seq=start.seq, prepare=lambda: self._prepare(start), stream=start.stream, front=start.front))
 
     def step(self) -> Sequence[Event]:
         """Decode one token of every running row and advance the prefill."""
@@ -240,7 +238,7 @@ def engine_info(
         path=configure.path,
         backend=configure.backend,
         model_type=model_type,
-        width=configure.width or _WIDTH,
+        width=configure.width or DEFAULT_WIDTH,
         context_tokens=context_tokens,
         weight_bytes=weight_bytes,
         dtype=dtype,

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from vlmd_bridge.machine import cores
+
 # Beyond this a decode step of a small batch has no work for more threads.
 _MAX_THREADS = 8
 
@@ -66,7 +68,7 @@ def choose_blas(
         load: Opens a library; raises OSError.
         system: As `sys.platform`.
     """
-    threads = threads or max(1, min(_MAX_THREADS, _cores() - 1))
+    threads = threads or max(1, min(_MAX_THREADS, cores() - 1))
     if system == "darwin":
         return Blas(name="accelerate", threads=threads)
     # OpenBLAS reads this once, when it is loaded.
@@ -113,11 +115,6 @@ def _candidates() -> Iterator[str]:
     if spec is not None and spec.origin is not None:
         for library in sorted(Path(spec.origin).parents[1].glob("opencv_python*.libs/libopenblas*")):
             yield str(library)
-
-
-def _cores() -> int:
-    # sched_getaffinity sees what a container or taskset leaves us; macOS does not have it.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def log(text: str) -> None:

@@ -6,118 +6,100 @@ language model would compute: the keys and values of text tokens do not depend o
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
-from mlx_vlm.generate.ar import PromptProcessingBatch
 
-# Architectures for which the correctness gate compares rows with a shared prefix to rows without.
-SUPPORTED = frozenset({"qwen3_vl", "qwen2_5_vl", "qwen3_5"})
+from vlmd_bridge.engine.language import Language, RowState
 
-# Below this a copy of the cache costs as much as the prefill that it saves.
+# Below this, finding and copying a prefix costs as much as the prefill that it saves.
 _MIN_TOKENS = 32
+
+# What a prompt must have behind its prefix: a token to prefill and one to sample behind.
+_LEFT_TOKENS = 2
 
 # One for each prompt in use; a job's labels may add one that is a little longer (``Frame (timestamp: 1``).
 _KEPT = 4
 
-_ALIGNED = ("position_ids", "visual_pos_masks")
+State = TypeVar("State")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Prefix:
+class Prefix(Generic[State]):
+    """Tokens, and what a model holds after them."""
+
     token_ids: tuple[int, ...]
-    caches: list[Any]
+    state: State
 
 
-class PrefixCache:
-    """Keeps the caches of prefixes that two prompts in a row had in common."""
+class PrefixIndex(Generic[State]):
+    """Keeps the states of prefixes that two prompts in a row had in common."""
 
     def __init__(self, image_token_ids: frozenset[int]) -> None:
         self._image_token_ids = image_token_ids
         self._last: Sequence[int] = ()
-        self._prefixes: OrderedDict[tuple[int, ...], _Prefix] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix[State]] = OrderedDict()
         # Prompt tokens that were not computed again.
         self.saved_tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
 
     def clear(self) -> None:
         """Give the memory back."""
         self._prefixes.clear()
         self._last = ()
 
-    def prompt_batch(self, generator: Any, sequences: Sequence[Any]) -> Any:
-        """Return the prefill of the only sequence, begun behind its known prefix, or None to prefill all of it.
-
-        Stands in for `BatchGenerator._build_mixed_prompt_batch`, where mlx-vlm looks up a cache of its own.
-        """
-        if len(sequences) != 1:
-            return None
-        uid, token_ids, max_tokens, inputs, processors, _ = sequences[0]
-        prefix = self._find(generator, token_ids, inputs)
-        if prefix is None:
-            return None
-        length = len(prefix.token_ids)
-        self.saved_tokens += length
-        return PromptProcessingBatch(
-            model=generator.model,
-            uids=[uid],
-            input_ids=[token_ids[length:]],
-            max_tokens=[max_tokens],
-            inputs_embeds=inputs["inputs_embeds"][:, length:],
-            prompt_kwargs=_sliced(inputs, length, None),
-            logits_processors=[processors],
-            thinking_budget_criteria=[None],
-            prefill_step_size=generator.prefill_step_size,
-            warm_cache=copy.deepcopy(prefix.caches),
-        )
-
-    def _find(self, generator: Any, token_ids: Sequence[int], inputs: Mapping[str, Any]) -> _Prefix | None:
+    def find(self, token_ids: Sequence[int], compute: Callable[[int], State]) -> Prefix[State] | None:
+        """Return the prefix to begin `token_ids` with, or None; `compute` makes the state of so many first tokens."""
+        prefix = self._known(token_ids)
+        if prefix is not None:
+            self.saved_tokens += len(prefix.token_ids)
+            self._last = token_ids
+            return prefix
         last, self._last = self._last, token_ids
-        known = [p for p in self._prefixes.values() if tuple(token_ids[: len(p.token_ids)]) == p.token_ids]
-        if known:
-            longest = max(known, key=lambda prefix: len(prefix.token_ids))
-            self._prefixes.move_to_end(longest.token_ids)
-            return longest
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(token_ids, last, strict=False)))
-        # Image tokens are alike for every image: only text before the first one is the same in both prompts. At
-        # least two tokens must be left, one to prefill and one to sample behind.
+        # Image tokens are alike for every image: only text before the first one is the same in both prompts.
         image_at = next((i for i, token in enumerate(token_ids) if token in self._image_token_ids), len(token_ids))
-        shared = min(shared, image_at, len(token_ids) - 2)
-        return self._compute(generator, token_ids, inputs, shared) if shared >= _MIN_TOKENS else None
-
-    def _compute(self, generator: Any, token_ids: Sequence[int], inputs: Mapping[str, Any], length: int) -> _Prefix:
-        text = {k: v for k, v in inputs.items() if k in ("position_ids", "rope_deltas")}
-        batch = PromptProcessingBatch(
-            model=generator.model,
-            uids=[-1],
-            # A prefill leaves the last token to be sampled behind: with one more, it is just the prefix.
-            input_ids=[list(token_ids[: length + 1])],
-            max_tokens=[1],
-            inputs_embeds=inputs["inputs_embeds"][:, : length + 1],
-            prompt_kwargs=_sliced(text, 0, length + 1),
-            prefill_step_size=generator.prefill_step_size,
-        )
-        processed = batch.prompt_step()
-        if processed != length:
-            raise RuntimeError(f"prefilled {processed} tokens of a prefix of {length}")
-        mx.eval([cache.state for cache in batch.prompt_cache])
-        prefix = _Prefix(token_ids=tuple(token_ids[:length]), caches=batch.prompt_cache)
+        shared = min(shared, image_at, len(token_ids) - _LEFT_TOKENS)
+        if shared < _MIN_TOKENS:
+            return None
+        prefix = Prefix(token_ids=tuple(token_ids[:shared]), state=compute(shared))
         self._prefixes[prefix.token_ids] = prefix
         if len(self._prefixes) > _KEPT:
             self._prefixes.popitem(last=False)
-        # The row that it was computed for saves nothing.
-        self.saved_tokens -= length
         return prefix
 
+    def _known(self, token_ids: Sequence[int]) -> Prefix[State] | None:
+        # A prefix may be all of a shorter prompt: the first turn of the conversation that it was found in.
+        most = len(token_ids) - _LEFT_TOKENS
+        known = [
+            prefix
+            for prefix in self._prefixes.values()
+            if len(prefix.token_ids) <= most and tuple(token_ids[: len(prefix.token_ids)]) == prefix.token_ids
+        ]
+        if not known:
+            return None
+        longest = max(known, key=lambda prefix: len(prefix.token_ids))
+        self._prefixes.move_to_end(longest.token_ids)
+        return longest
 
-def _sliced(inputs: Mapping[str, Any], start: int, stop: int | None) -> dict[str, Any]:
-    """Return the model's keyword arguments for the tokens from `start` to `stop`."""
-    return {
-        name: value[..., start:stop] if name in _ALIGNED else value
-        for name, value in inputs.items()
-        if name != "inputs_embeds"
-    }
+
+class Prefixes(PrefixIndex[RowState]):
+    """The prefixes of our own decode loop."""
+
+    def begin(self, language: Language, token_ids: Sequence[int], inputs: Mapping[str, Any]) -> tuple[RowState, int]:
+        """Return the state in which the prefill of a prompt begins, and the tokens that it holds already."""
+
+        def compute(length: int) -> RowState:
+            state = language.begin()
+            language.prefill(state, token_ids[:length], inputs, 0)
+            mx.eval(state.arrays())
+            return state
+
+        prefix = self.find(token_ids, compute)
+        return (language.begin(), 0) if prefix is None else (prefix.state.copy(), len(prefix.token_ids))

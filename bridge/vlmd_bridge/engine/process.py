@@ -7,6 +7,7 @@ allows one thread only); one plain thread reads the link.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import signal
 import sys
@@ -14,11 +15,14 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from vlmd_bridge import faults
 from vlmd_bridge.engine.backend import Backend, Event, LoadError, open_backend
+from vlmd_bridge.engine.fault_points import FaultPoints
 from vlmd_bridge.engine.inbox import Inbox
 from vlmd_bridge.workers.arena import map_arena
 from vlmd_bridge.workers.blocking_link import BlockingLink
 from vlmd_bridge.workers.messages import (
+    STACKS_SIGNAL,
     Beat,
     Close,
     ConfigureEngine,
@@ -34,6 +38,7 @@ from vlmd_bridge.workers.messages import (
     Start,
     ToEngine,
 )
+from vlmd_bridge.workers.orphan import end_with_daemon
 
 _BEAT_EVERY_S = 1.0
 
@@ -45,10 +50,11 @@ _IDLE_AFTER_S = 0.5
 class EngineWorker:
     """Steps a backend and keeps the daemon informed."""
 
-    def __init__(self, backend: Backend, link: BlockingLink[ToEngine], inbox: Inbox) -> None:
+    def __init__(self, backend: Backend, link: BlockingLink[ToEngine], inbox: Inbox, points: FaultPoints) -> None:
         self._backend = backend
         self._link = link
         self._inbox = inbox
+        self._points = points
         self._active: set[int] = set()
         self._steps = 0
         self._beat_at_s = 0.0
@@ -81,7 +87,7 @@ class EngineWorker:
     def _handle(self, message: ToEngine) -> None:
         if isinstance(message, Start):
             self._active.add(message.seq)
-            self._backend.start(message)
+            self._start(message)
         elif isinstance(message, Remove) and message.seq in self._active:
             # Otherwise its Finished or Failed is on its way and stands for the acknowledgement.
             self._backend.remove(message.seq)
@@ -89,6 +95,14 @@ class EngineWorker:
             self._link.send(Removed(seq=message.seq))
         elif isinstance(message, Count):
             self._link.send(self._count(message))
+
+    def _start(self, start: Start) -> None:
+        try:
+            self._points.taken(start)
+            self._backend.start(start)
+        except Exception as error:  # noqa: BLE001 - boundary: nothing of it runs yet, so it costs this sequence only
+            traceback.print_exc()
+            self._emit([Failed(seq=start.seq, code="worker_error", error=_describe(error))])
 
     def _count(self, count: Count) -> Counted | Failed:
         try:
@@ -100,6 +114,7 @@ class EngineWorker:
     def _step(self) -> Sequence[Event]:
         self._steps += 1
         try:
+            self._points.step(len(self._active))
             return self._backend.step()
         except Exception as error:  # noqa: BLE001 - boundary: a step that raised costs the running sequences only
             traceback.print_exc()
@@ -135,13 +150,16 @@ def run_worker(link_fd: int, arena_fd: int) -> int:
     for fd in (link_fd, arena_fd):
         os.set_inheritable(fd, False)
     link: BlockingLink[ToEngine] = BlockingLink(link_fd, ToEngine)
+    end_with_daemon(link.socket)
     arena = map_arena(arena_fd, writable=False)
-    inbox = Inbox(link)
+    points = FaultPoints(arena, link)
+    inbox = Inbox(link, points)
     configure = inbox.get()
     if not isinstance(configure, ConfigureEngine):
         return 0  # closed before it began
     inbox.set_loading(True)
     try:
+        points.loads()
         backend = open_backend(
             configure, arena, lambda stage, fraction: link.send(Loading(stage=stage, fraction=fraction))
         )
@@ -155,9 +173,11 @@ def run_worker(link_fd: int, arena_fd: int) -> int:
     finally:
         inbox.set_loading(False)
     link.send(EngineReady(pid=os.getpid(), info=backend.info))
+    points.ready()
     try:
-        EngineWorker(backend, link, inbox).run()
+        EngineWorker(backend, link, inbox, points).run()
     finally:
+        points.closes()
         backend.close()
     return 0
 
@@ -173,10 +193,15 @@ def main() -> None:
     # Ctrl-C in a terminal reaches the whole group: the daemon drains first and then closes the link. SIGTERM keeps
     # its default action, for whoever must end this process without the daemon.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Where it stood, in its last lines: on a crash, and when the daemon finds that it hangs. Needs no interpreter lock.
+    faulthandler.enable()
+    faulthandler.register(STACKS_SIGNAL)
     parser = argparse.ArgumentParser(prog="python -m vlmd_bridge.engine.process", description=__doc__)
     parser.add_argument("--link-fd", type=int, required=True, help="socketpair to the daemon")
     parser.add_argument("--arena-fd", type=int, required=True, help="file in which the pictures stand")
+    parser.add_argument("--fault", action="append", default=[], help="a fault point and the pipe with its times")
     arguments = parser.parse_args()
+    faults.install(faults.Plan.inherit(arguments.fault))
     status = run_worker(arguments.link_fd, arguments.arena_fd)
     sys.stderr.flush()
     sys.exit(status)

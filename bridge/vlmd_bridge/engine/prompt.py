@@ -14,14 +14,16 @@ from PIL import Image
 from vlmd_bridge.engine.backend import SequenceError
 from vlmd_bridge.engine.checkpoint import Checkpoint
 from vlmd_bridge.engine.model_backend import Tokenized
+from vlmd_bridge.engine.picture_prompt import PicturePrompts
 from vlmd_bridge.engine.template import ChatTemplate, check_context, pictures_of
+from vlmd_bridge.images.sizes import fitted_size
 from vlmd_bridge.workers.messages import Count, Picture, Start
 
 
 class PromptBuilder:
-    """Builds prompts for one loaded model. Its pictures lie in `arena`."""
+    """Builds prompts for one loaded model. Its pictures lie in `arena`; `vision_tower`: see `Switches`."""
 
-    def __init__(self, checkpoint: Checkpoint, arena: mmap.mmap) -> None:
+    def __init__(self, checkpoint: Checkpoint, arena: mmap.mmap, *, vision_tower: bool = True) -> None:
         self._model = checkpoint.model
         self._processor = checkpoint.processor
         self._tokenizer = checkpoint.tokenizer
@@ -30,6 +32,8 @@ class PromptBuilder:
         self._arena = arena
         self._add_special_tokens = should_add_special_tokens(checkpoint.model_type, checkpoint.processor)
         self.template = ChatTemplate(checkpoint.processor, checkpoint.tokenizer, sees=True)
+        # None for a model whose own processor and tower are used.
+        self.pictures = PicturePrompts.of(checkpoint, arena) if vision_tower else None
 
     def render(self, prompt: Start | Count) -> str:
         """Return the prompt as text, ready for the answer.
@@ -57,6 +61,44 @@ class PromptBuilder:
         """
         pictures = pictures_of(start)
         rendered = self.render(start)
+        return self._put_together(start.seq, rendered, pictures) or self._embedded(rendered, pictures)
+
+    def begin(self, start: Start) -> None:
+        """Have the pictures of `start` embedded ahead of its turn, where that is possible."""
+        pictures = pictures_of(start)
+        if self.pictures is not None and all(map(self._fits, pictures)):
+            self.pictures.begin(start.seq, pictures)
+
+    def drop(self, seq: int) -> None:
+        """Forget the pictures that were begun for `seq`."""
+        if self.pictures is not None:
+            self.pictures.drop(seq)
+
+    def drop_all(self) -> None:
+        """Forget every picture that was begun."""
+        if self.pictures is not None:
+            self.pictures.drop_all()
+
+    def _put_together(self, seq: int, rendered: str, pictures: Sequence[Picture]) -> Tokenized | None:
+        """Return the prompt by its known parts, or None when the model's own way is to be taken."""
+        if self.pictures is None or not pictures:
+            return None
+        layout = self.pictures.layout(rendered, pictures) if all(map(self._fits, pictures)) else None
+        if layout is None:
+            return None
+        check_context(len(layout.token_ids), self._context_tokens)
+        return Tokenized(
+            token_ids=layout.token_ids,
+            inputs=self.pictures.inputs(seq, layout, pictures),
+            opens_thinking=self.template.opens_thinking(rendered),
+        )
+
+    def _fits(self, picture: Picture) -> bool:
+        """Whether the model takes `picture` as it is; if not, its processor or `_check_sizes` says why."""
+        return fitted_size(picture.width, picture.height, self._spec) == (picture.width, picture.height)
+
+    def _embedded(self, rendered: str, pictures: Sequence[Picture]) -> Tokenized:
+        """Return the prompt as the model's own processor and code make it."""
         raw = self._processed(rendered, [self._image(picture) for picture in pictures])
         token_ids = raw["input_ids"].squeeze(0).tolist()
         check_context(len(token_ids), self._context_tokens)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
+from llguidance import LLExecutor
 from numpy.typing import NDArray
 
 from vlmd_bridge.engine.control import RowControl
@@ -25,10 +26,17 @@ _MIN_TEMPERATURE = 1e-4
 class BatchSampler:
     """The batch's sampler: greedy but for rows with a temperature."""
 
-    def __init__(self, vocab_size: int, *, trace: bool = False) -> None:
-        """`vocab_size` is the grammar's; `trace` keeps log-probabilities on each row's control."""
+    def __init__(self, vocab_size: int, *, trace: bool = False, batched_masks: bool = True) -> None:
+        """Begin.
+
+        Args:
+            vocab_size: the grammar's.
+            trace: keep log-probabilities on each row's control.
+            batched_masks: have llguidance fill the masks of all rows in one call.
+        """
         self._words = -(-vocab_size // 32)
-        self._trace = trace
+        self.trace = trace
+        self._executor = LLExecutor(num_threads=1) if batched_masks else None
         self._rows: list[RowControl] = []
 
     def enlist(self, row: RowControl) -> None:
@@ -57,16 +65,14 @@ class BatchSampler:
         if warm:
             scores = _noisy(scores, rows, warm)
         tokens = mx.argmax(scores, axis=-1)
-        if self._trace:
+        if self.trace:
             self._keep_trace(rows, logits, scores, tokens)
         for row in rows:
             row.position += 1
         return tokens
 
     def _allowed(self, rows: Sequence[RowControl], width: int) -> NDArray[np.bool_]:
-        words = np.full((len(rows), self._words), -1, dtype=np.int32)
-        for row, row_words in zip(rows, words, strict=True):
-            row.fill_mask(row_words)
+        words = self._mask_words(rows)
         # A bit of every word stands for a token, least significant first (x86 and ARM are little-endian).
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=min(width, self._words * 32))
         allowed = np.zeros((len(rows), width), dtype=np.bool_)
@@ -77,6 +83,30 @@ class BatchSampler:
                 row_allowed[:] = True
         return allowed
 
+    def _mask_words(self, rows: Sequence[RowControl]) -> NDArray[np.int32]:
+        words = np.full((len(rows), self._words), -1, dtype=np.int32)
+        if self._executor is None:
+            for row, row_words in zip(rows, words, strict=True):
+                row.fill_mask(row_words)
+            return words
+        asked = [(row.matcher, i) for i, row in enumerate(rows) if row.needs_mask()]
+        if asked:
+            self._executor.unsafe_compute_mask_ptr(asked, words.ctypes.data, words.strides[0], len(rows))
+        for row, row_words in zip(rows, words, strict=True):
+            row.finish_mask(row_words)
+        return words
+
+    @staticmethod
+    def keep_forced(row: RowControl, logits: mx.array, tokens: Sequence[int]) -> None:
+        """Trace `tokens` that were not sampled; `logits`, [tokens, vocabulary], are those that they came by.
+
+        A penalty counts what was said before each, which is not known any more: their log-probabilities are NaN.
+        """
+        if row.penalises:
+            logits = mx.full(logits.shape, float("nan"))
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        row.trace += [(logprobs[i, token], mx.array(float("inf"))) for i, token in enumerate(tokens)]
+
     @staticmethod
     def _keep_trace(rows: Sequence[RowControl], logits: mx.array, scores: mx.array, tokens: mx.array) -> None:
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
@@ -85,6 +115,13 @@ class BatchSampler:
         leads = best[:, 1] - best[:, 0]
         for i, row in enumerate(rows):
             row.trace.append((chosen[i], leads[i]))
+
+
+def penalised(logits: mx.array, rows: Sequence[RowControl]) -> mx.array:
+    """Return `logits`, [rows, vocabulary] and not normalised, with each row's repetition penalty."""
+    if not any(row.penalises for row in rows):
+        return logits
+    return mx.concatenate([row.penalised(logits[i : i + 1]) for i, row in enumerate(rows)])
 
 
 def _noisy(scores: mx.array, rows: Sequence[RowControl], warm: list[int]) -> mx.array:

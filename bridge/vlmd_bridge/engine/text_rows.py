@@ -15,11 +15,14 @@ from mlx_lm.generate import BatchGenerator, GenerationBatch, PromptProcessingBat
 
 from vlmd_bridge.engine.batch import Produced, Prompt
 from vlmd_bridge.engine.control import RowControl
-from vlmd_bridge.engine.sampling import BatchSampler
+from vlmd_bridge.engine.sampling import BatchSampler, penalised
 
-# mlx-lm's own defaults.
+# mlx-lm's own default.
 PREFILL_ROWS = 8
-_PREFILL_STEP_TOKENS = 2048
+
+# Prompt tokens of one step, of all rows together: what a cancel or another row's next token may have to wait for.
+# mlx-lm's batches take 2,048 of each row, its single streams 512.
+_PREFILL_STEP_TOKENS = 512
 
 
 class TextRows:
@@ -52,11 +55,14 @@ class TextRows:
 
     def next(self) -> list[Produced]:
         """Decode and prefill."""
+        generator = self._generator
+        rows = len(generator._currently_processing) + len(generator._unprocessed_sequences)
+        generator.prefill_step_size = _PREFILL_STEP_TOKENS // max(1, min(rows, PREFILL_ROWS))
         produced = []
         for response in self._generator.next()[1]:
             if response.finish_reason is not None:
                 del self._picker.controls[response.uid]
-            produced.append(Produced(uid=response.uid, token=response.token, finish_reason=response.finish_reason))
+            produced.append(Produced.of(response.uid, response.token, response.finish_reason))
         return produced
 
     def remove(self, uid: int) -> None:
@@ -86,8 +92,7 @@ class _Picker:
             for row, token in zip(rows, tokens, strict=True):
                 if row.position:  # before that, the input is the prompt's end
                     row.consume(token)
-            logits = mx.concatenate([row.penalised(logits[i : i + 1]) for i, row in enumerate(rows)])
-        return self._sampler.choose(logits, rows)
+        return self._sampler.choose(penalised(logits, rows), rows)
 
     def __call__(self, logprobs: mx.array) -> mx.array:
         raise RuntimeError("mlx-lm sampled by itself")

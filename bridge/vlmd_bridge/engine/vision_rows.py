@@ -1,6 +1,6 @@
 """Rows of a vision model: mlx-vlm's BatchGenerator as a `Generator`.
 
-What is worked around here is measured in docs/engine.md and guarded by ``tests/engine/test_gate.py``.
+What is worked around here is measured in docs/engine.md and guarded by ``tests/engine/test_gate_switches.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from mlx_vlm.generate import BatchGenerator
 
 from vlmd_bridge.engine.batch import Produced, Prompt
-from vlmd_bridge.engine.prefix import PrefixCache
+from vlmd_bridge.engine.batch_prefix import BatchPrefixes
 from vlmd_bridge.engine.sampling import BatchSampler
 
 # Rows prefilled together lose all but the first row's deepstack features in mlx-vlm 0.7.10, silently.
@@ -31,7 +31,7 @@ class VisionRows:
         *,
         width: int,
         sampler: BatchSampler,
-        prefixes: PrefixCache | None,
+        prefixes: BatchPrefixes | None,
     ) -> None:
         self._prefixes = prefixes
         self._sampler = sampler
@@ -70,8 +70,7 @@ class VisionRows:
     def next(self) -> list[Produced]:
         """Decode and prefill."""
         return [
-            Produced(uid=response.uid, token=response.token, finish_reason=response.finish_reason)
-            for response in self._generator.next()[1]
+            Produced.of(response.uid, response.token, response.finish_reason) for response in self._generator.next()[1]
         ]
 
     def remove(self, uid: int) -> None:

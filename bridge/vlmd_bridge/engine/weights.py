@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 # What mlx-vlm and mlx-lm raise for folders that are not what they should be.
@@ -21,6 +22,11 @@ def fit_to_device(model: Any) -> None:
         # On the CPU a compiled function is C++ that MLX hands to the machine's compiler: seconds at the first use of
         # each shape, an error where there is none, and no measurable gain.
         mx.disable_compile()
+        for _, module in model.named_modules():
+            if type(module) is nn.Linear:
+                # A layer multiplies by the transposed weight: kept that way, `sgemm` packs it in long runs. Of few rows
+                # packing is most of a product.
+                module.weight = mx.contiguous(module.weight.T).T
     mx.eval(model.parameters())
 
 

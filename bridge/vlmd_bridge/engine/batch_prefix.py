@@ -1,0 +1,72 @@
+"""Shared prefixes for mlx-vlm's BatchGenerator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+from mlx_vlm.generate.ar import PromptProcessingBatch
+
+from vlmd_bridge.engine.prefix import PrefixIndex
+
+_ALIGNED = ("position_ids", "visual_pos_masks")
+
+
+class BatchPrefixes(PrefixIndex[list[Any]]):
+    """A state is the list of the layers' caches."""
+
+    def prompt_batch(self, generator: Any, sequences: Sequence[Any]) -> Any:
+        """Return the prefill of the only sequence, begun behind its known prefix, or None to prefill all of it.
+
+        Stands in for `BatchGenerator._build_mixed_prompt_batch`, where mlx-vlm looks up a cache of its own.
+        """
+        if len(sequences) != 1:
+            return None
+        uid, token_ids, max_tokens, inputs, processors, _ = sequences[0]
+        prefix = self.find(token_ids, lambda length: _computed(generator, token_ids, inputs, length))
+        if prefix is None:
+            return None
+        length = len(prefix.token_ids)
+        return PromptProcessingBatch(
+            model=generator.model,
+            uids=[uid],
+            input_ids=[token_ids[length:]],
+            max_tokens=[max_tokens],
+            inputs_embeds=inputs["inputs_embeds"][:, length:],
+            prompt_kwargs=_sliced(inputs, length, None),
+            logits_processors=[processors],
+            thinking_budget_criteria=[None],
+            prefill_step_size=generator.prefill_step_size,
+            warm_cache=copy.deepcopy(prefix.state),
+        )
+
+
+def _computed(generator: Any, token_ids: Sequence[int], inputs: Mapping[str, Any], length: int) -> list[Any]:
+    text = {k: v for k, v in inputs.items() if k in ("position_ids", "rope_deltas")}
+    batch = PromptProcessingBatch(
+        model=generator.model,
+        uids=[-1],
+        # A prefill leaves the last token to be sampled behind: with one more, it is just the prefix.
+        input_ids=[list(token_ids[: length + 1])],
+        max_tokens=[1],
+        inputs_embeds=inputs["inputs_embeds"][:, : length + 1],
+        prompt_kwargs=_sliced(text, 0, length + 1),
+        prefill_step_size=generator.prefill_step_size,
+    )
+    processed = batch.prompt_step()
+    if processed != length:
+        raise RuntimeError(f"prefilled {processed} tokens of a prefix of {length}")
+    mx.eval([cache.state for cache in batch.prompt_cache])
+    caches: list[Any] = batch.prompt_cache
+    return caches
+
+
+def _sliced(inputs: Mapping[str, Any], start: int, stop: int | None) -> dict[str, Any]:
+    """Return the model's keyword arguments for the tokens from `start` to `stop`."""
+    return {
+        name: value[..., start:stop] if name in _ALIGNED else value
+        for name, value in inputs.items()
+        if name != "inputs_embeds"
+    }
