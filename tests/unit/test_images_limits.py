@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vlmd_bridge.images.limits import affordable_pixels
-from vlmd_bridge.workers.messages import ConfigureImages
+from vlmd_bridge.workers.image_messages import ConfigureImages
 
 _MIB = 1024 * 1024
 
@@ -18,7 +18,8 @@ _BEYOND_THE_LIMIT = """
 import sys
 from vlmd_bridge.images import process
 from vlmd_bridge.workers.arena import Arena, map_arena
-from vlmd_bridge.workers.messages import ConfigureImages, ImageSpec, PictureFailed, Prepare, Prepared
+from vlmd_bridge.workers.image_messages import ConfigureImages, PictureFailed, Prepare, Prepared
+from vlmd_bridge.workers.messages import ImageSpec
 
 spec = ImageSpec(factor=32, min_pixels=4096, max_pixels=40960, max_aspect_ratio=200)
 arena = map_arena(Arena().fd, writable=True)

@@ -16,19 +16,20 @@ from PIL import Image
 
 from vlmd_bridge.images.decode import decode_picture
 from vlmd_bridge.workers.arena import Arena, map_arena
-from vlmd_bridge.workers.messages import (
-    Close,
+from vlmd_bridge.workers.framing import MessageBuffer, encode_message
+from vlmd_bridge.workers.image_messages import (
+    Compare,
+    Compared,
     ConfigureImages,
     FromImages,
-    ImageSpec,
     ImagesReady,
-    Message,
-    MessageBuffer,
+    Likeness,
     PictureFailed,
     Prepare,
     Prepared,
-    encode_message,
+    Reference,
 )
+from vlmd_bridge.workers.messages import Close, ImageSpec, Message
 
 SPEC = ImageSpec(factor=32, min_pixels=4096, max_pixels=40960, max_aspect_ratio=200)
 CONFIG = ConfigureImages(max_source_pixels=50_000_000, max_source_bytes=50_000_000, memory_limit_bytes=1 << 30)
@@ -114,6 +115,20 @@ def test_pixels_in_the_arena_equal_the_direct_decode(picture: Path) -> None:
             assert not any(arena[:offset])
 
 
+@pytest.mark.parametrize(("suffix", "differ"), [("png", False), ("jpg", True)])
+def test_a_jpeg_decoded_at_a_fraction_is_another_picture(
+    picture: Path, tmp_path: Path, suffix: str, differ: bool
+) -> None:
+    path = tmp_path / f"frame.{suffix}"
+    Image.open(picture).convert("RGB").save(path)
+    with image_process() as images:
+        small = images.ask(path)
+        images.send(Prepare(seq=2, path=str(path), offset=0, spec=SPEC, luma_offset=1 << 20))
+        whole = next(images.answers)
+    assert isinstance(small, Prepared) and isinstance(whole, Prepared)
+    assert (small.digest != whole.digest) is differ
+
+
 def test_answers_come_in_order_and_a_failure_costs_one_picture(picture: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     paths = [picture, tmp_path / "missing.png", picture, "/dev/zero", tmp_path / "fifo", picture]
@@ -148,6 +163,31 @@ def test_eof_before_the_configuration_ends_it() -> None:
         ours.close()
         assert process.wait(20) == 0
     arena.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")
+def test_too_little_memory_to_compare_pictures_costs_no_picture(tmp_path: Path) -> None:
+    for name in ("one.bmp", "other.bmp"):
+        Image.effect_noise((3500, 2300), 6).convert("RGB").save(tmp_path / name)
+    config = ConfigureImages(max_source_pixels=50_000_000, max_source_bytes=50_000_000, memory_limit_bytes=160 << 20)
+    with image_process(config) as images:
+        first = Prepare(seq=1, path=str(tmp_path / "one.bmp"), offset=0, spec=SPEC, luma_offset=1 << 20)
+        images.send(first)
+        one = next(images.answers)
+        assert isinstance(one, Prepared)
+        assert one.luma is not None
+        reference = Reference(luma=one.luma, threshold=0)
+        images.send(
+            msgspec.structs.replace(
+                first, seq=2, path=str(tmp_path / "other.bmp"), luma_offset=1 << 24, reference=reference
+            )
+        )
+        other = next(images.answers)
+        assert isinstance(other, Prepared)
+        assert other.likeness is None
+        assert other.luma is not None
+        images.send(Compare(seq=3, reference=reference, others=(other.luma, other.luma)))
+        assert next(images.answers) == Compared(seq=3, likenesses=(Likeness(same=False),))
 
 
 def test_ctrl_c_is_left_to_the_daemon(picture: Path) -> None:

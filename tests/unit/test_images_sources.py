@@ -11,7 +11,9 @@ import pytest
 
 from vlmd_bridge.images.errors import PictureError, shown
 from vlmd_bridge.images.sources import read_source
-from vlmd_bridge.workers.messages import ImageSpec, Prepare, encode_message
+from vlmd_bridge.workers.framing import encode_message
+from vlmd_bridge.workers.image_messages import Prepare
+from vlmd_bridge.workers.messages import ImageSpec
 
 _MAX_BYTES = 1000
 

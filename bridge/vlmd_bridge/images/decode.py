@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
@@ -28,6 +29,7 @@ from PIL import (
 from vlmd_bridge.images.errors import PictureError, shown
 from vlmd_bridge.images.pixels import to_8_bit
 from vlmd_bridge.images.sizes import fitted_size
+from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 from vlmd_bridge.workers.messages import ImageSpec
 
 # What cameras, browsers and screenshots write. Every other decoder in Pillow is attack surface for no user.
@@ -81,16 +83,24 @@ _FIRST_QUARTER_TURN = 5  # from here on width and height change places
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """An upright picture: `pixels` is RGB8, rows first, ``width * height * 3`` bytes. Sizes are in pixels."""
+    """An upright picture: `pixels` is RGB8, rows first, ``width * height * 3`` bytes. Sizes are in pixels.
+
+    `drafted` says that a JPEG was decoded at a fraction of its size, whose pixels differ a little from the whole one's.
+    `luma` is the width, the height and the luminance of the picture as it was stored, where that was asked for.
+    """
 
     pixels: bytes
     width: int
     height: int
     source_width: int
     source_height: int
+    drafted: bool = False
+    luma: tuple[int, int, bytes] | None = None
 
 
-def decode_picture(data: bytes, spec: ImageSpec, *, name: str, max_source_pixels: int) -> Decoded:
+def decode_picture(
+    data: bytes, spec: ImageSpec, *, name: str, max_source_pixels: int, with_luma: bool = False
+) -> Decoded:
     """Decode the first frame of `data`, turn it upright and bring it to the size that `spec` asks for.
 
     `name` is what messages call it. Not for several threads at once: Pillow's pixel cap is a global.
@@ -102,7 +112,7 @@ def decode_picture(data: bytes, spec: ImageSpec, *, name: str, max_source_pixels
     try:
         with _pillow_cap(max_source_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image.width, image.height, spec, name, max_source_pixels)
-            return _prepared(image, spec)
+            return _prepared(image, spec, with_luma=with_luma)
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(name, max_source_pixels) from error
     except UnidentifiedImageError as error:
@@ -141,14 +151,16 @@ def _check_size(width: int, height: int, spec: ImageSpec, name: str, max_pixels:
         raise PictureError("image_aspect_ratio", message)
 
 
-def _prepared(image: ImageFile.ImageFile, spec: ImageSpec) -> Decoded:
+def _prepared(image: ImageFile.ImageFile, spec: ImageSpec, *, with_luma: bool) -> Decoded:
     source = image.size
-    draft = _draft(image, fitted_size(*source, spec))
+    # A character's strokes are one or two pixels wide: what is compared keeps its size.
+    draft = None if with_luma else _draft(image, fitted_size(*source, spec))
     image.load()
     orientation = _orientation(image)
     flat = to_8_bit(image)
     if draft is None:
         source = image.size  # Pillow itself turns TIFF upright while loading
+    luma = _luma(flat) if with_luma else None
     target = fitted_size(*source, spec)
     if flat.size != target:
         flat = flat.resize(target, Image.Resampling.BICUBIC, box=draft, reducing_gap=_REDUCING_GAP)
@@ -158,7 +170,23 @@ def _prepared(image: ImageFile.ImageFile, spec: ImageSpec) -> Decoded:
         if orientation >= _FIRST_QUARTER_TURN:
             source = (source[1], source[0])
     pixels = flat.convert("RGB").tobytes()
-    return Decoded(pixels=pixels, width=flat.width, height=flat.height, source_width=source[0], source_height=source[1])
+    return Decoded(
+        pixels=pixels,
+        width=flat.width,
+        height=flat.height,
+        source_width=source[0],
+        source_height=source[1],
+        drafted=draft is not None,
+        luma=luma,
+    )
+
+
+def _luma(image: Image.Image) -> tuple[int, int, bytes]:
+    grey = image.convert("L")
+    factor = math.ceil(math.sqrt(grey.width * grey.height / MAX_LUMA_BYTES))
+    if factor > 1:
+        grey = grey.reduce(factor)
+    return grey.width, grey.height, grey.tobytes()
 
 
 def _draft(image: ImageFile.ImageFile, target: tuple[int, int]) -> tuple[float, float, float, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 
-from vlmd_bridge.workers.messages import ConfigureImages
+from vlmd_bridge.workers.image_messages import ConfigureImages
 
 # Memory at the peak of one picture, in bytes per source pixel, beyond the source itself. Measured with 20 megapixel
 # files on Pillow 13.0 and rounded up. JPEG: CMYK and progressive 8.1 (baseline with a small target: 0.1).

@@ -7,6 +7,7 @@ waits on anything but the socketpair and the disk.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gc
 import hashlib
 import mmap
@@ -18,6 +19,7 @@ import time
 
 import PIL
 
+from vlmd_bridge import faults
 from vlmd_bridge.images.decode import decode_picture
 from vlmd_bridge.images.errors import PictureError, shown
 from vlmd_bridge.images.limits import affordable_pixels, limit_memory
@@ -25,15 +27,22 @@ from vlmd_bridge.images.sizes import check_spec
 from vlmd_bridge.images.sources import read_source
 from vlmd_bridge.workers.arena import map_arena
 from vlmd_bridge.workers.blocking_link import BlockingLink
-from vlmd_bridge.workers.messages import (
-    Close,
+from vlmd_bridge.workers.image_messages import (
+    MAX_LUMA_BYTES,
+    Compare,
+    Compared,
     ConfigureImages,
     ImagesReady,
+    Likeness,
+    Luma,
     PictureFailed,
     Prepare,
     Prepared,
+    Reference,
     ToImages,
 )
+from vlmd_bridge.workers.messages import STACKS_SIGNAL, Close
+from vlmd_bridge.workers.orphan import end_with_daemon
 
 # 128 bits: accidental collisions are out of reach, and the digest is a dictionary key in the daemon.
 DIGEST_BYTES = 16
@@ -44,18 +53,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="vlmd_bridge.images.process")
     parser.add_argument("--link-fd", type=int, required=True)
     parser.add_argument("--arena-fd", type=int, required=True)
+    parser.add_argument("--fault", action="append", default=[])
     options = parser.parse_args(arguments)
+    faults.install(faults.Plan.inherit(options.fault))
     # A library that prints must not end up in somebody's output: standard output is the log too.
     os.dup2(2, 1)
+    # NumPy would start a thread a core for a BLAS that nothing in here calls, each with memory of its own.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     # Ctrl-C in a terminal reaches the whole group; the daemon decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(BlockingLink[ToImages](options.link_fd, ToImages), map_arena(options.arena_fd, writable=True))
+    link = BlockingLink[ToImages](options.link_fd, ToImages)
+    end_with_daemon(link.socket)
+    faulthandler.enable()
+    faulthandler.register(STACKS_SIGNAL)
+    serve(link, map_arena(options.arena_fd, writable=True))
     return 0
 
 
 def serve(link: BlockingLink[ToImages], arena: mmap.mmap) -> None:
     """Take the configuration, say ready, then answer each `Prepare` until EOF or `Close`."""
+    at_start, at_picture, at_path, at_close = (
+        faults.point("image", name, link.socket) for name in ("start", "picture", "path", "close")
+    )
     messages = link.receive()
+    if at_start is not None:
+        at_start()
     config = next(messages, None)
     if config is None or isinstance(config, Close):
         return
@@ -66,11 +88,19 @@ def serve(link: BlockingLink[ToImages], arena: mmap.mmap) -> None:
     for message in messages:
         match message:
             case Prepare():
+                if at_picture is not None:
+                    at_picture()
+                if at_path is not None:
+                    at_path(message.path)
                 link.send(prepare(message, config, arena))
+            case Compare():
+                link.send(compare(message, arena))
             case Close():
-                return
+                break
             case _:
                 raise TypeError(f"{type(message).__name__} came after ConfigureImages")
+    if at_close is not None:
+        at_close()
 
 
 def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prepared | PictureFailed:
@@ -80,15 +110,22 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
         ValueError: the request itself is wrong (a bug of the daemon's): better to die than to write elsewhere.
     """
     check_spec(request.spec)
-    if not 0 <= request.offset <= len(arena) - request.spec.max_bytes:
-        raise ValueError(f"{request.spec.max_bytes} bytes at {request.offset} are not in the arena")
+    _check_range(request.offset, request.spec.max_bytes, arena)
+    if request.luma_offset is not None:
+        _check_range(request.luma_offset, MAX_LUMA_BYTES, arena)
     started = time.perf_counter()
     try:
         data = read_source(request.path, max_bytes=config.max_source_bytes)
-        digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
         picture = decode_picture(
-            data, request.spec, name=shown(request.path), max_source_pixels=affordable_pixels(data, config)
+            data,
+            request.spec,
+            name=shown(request.path),
+            max_source_pixels=affordable_pixels(data, config),
+            with_luma=request.luma_offset is not None,
         )
+        # A JPEG that was decoded smaller gives other pixels than a whole one: results kept for one are not the other's.
+        person = b"drafted" if picture.drafted else b""
+        digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES, person=person).digest()
     except PictureError as error:
         return PictureFailed(seq=request.seq, code=error.code, error=str(error))
     except MemoryError:
@@ -104,6 +141,13 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
         # Pillow keeps four bytes a pixel, so `tobytes` packs once and this copies once: 0.12 ms together at 640x384.
         # NumPy took 0.17, Pillow's private encoder 0.09: not worth an import of NumPy or a private name.
         arena[request.offset : request.offset + len(picture.pixels)] = picture.pixels
+        luma = likeness = None
+        if request.luma_offset is not None and picture.luma is not None:
+            width, height, samples = picture.luma
+            luma = Luma(offset=request.luma_offset, width=width, height=height)
+            arena[luma.offset : luma.offset + len(samples)] = samples
+            if request.reference is not None:
+                likeness = _likeness(request.reference, luma, arena)
         return Prepared(
             seq=request.seq,
             width=picture.width,
@@ -112,10 +156,45 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
             source_height=picture.source_height,
             digest=digest,
             prepare_s=time.perf_counter() - started,
+            luma=luma,
+            likeness=likeness,
         )
     # What the failed picture left in reference cycles would be missing for the next one.
     gc.collect()
     return failed
+
+
+def compare(request: Compare, arena: mmap.mmap) -> Compared:
+    """Compare pictures whose luminance stands in the arena.
+
+    Raises:
+        ValueError: the request itself is wrong (a bug of the daemon's).
+    """
+    for luma in (request.reference.luma, *request.others):
+        _check_range(luma.offset, luma.width * luma.height, arena)
+    try:
+        # Imported here: NumPy takes 0.1 s and 20 MB, which only jobs that ask for it need.
+        from vlmd_bridge.images.compare import compare_all
+
+        return compare_all(request, arena)
+    except MemoryError:
+        return Compared(seq=request.seq, likenesses=(Likeness(same=False),))
+
+
+def _likeness(reference: Reference, luma: Luma, arena: mmap.mmap) -> Likeness | None:
+    """Return how a picture is like the reference, None where there is no memory to tell: it costs no picture."""
+    _check_range(reference.luma.offset, reference.luma.width * reference.luma.height, arena)
+    try:
+        from vlmd_bridge.images.compare import compare_luma
+
+        return compare_luma(reference, luma, arena)
+    except MemoryError:
+        return None
+
+
+def _check_range(offset: int, size_bytes: int, arena: mmap.mmap) -> None:
+    if not 0 <= offset <= len(arena) - size_bytes:
+        raise ValueError(f"{size_bytes} bytes at {offset} are not in the arena")
 
 
 if __name__ == "__main__":
