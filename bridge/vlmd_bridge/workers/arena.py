@@ -11,6 +11,7 @@ import bisect
 import mmap
 import os
 import tempfile
+from collections.abc import Callable
 
 # Sparse, so a bound on address space rather than on memory: 256 pictures of 1 megapixel.
 ARENA_BYTES = 1024 * 1024 * 1024
@@ -24,12 +25,17 @@ class ArenaFull(Exception):
 
 
 class Arena:
-    """Owner's side: creates the file and gives out byte ranges, first fit."""
+    """Owner's side: creates the file and gives out byte ranges, first fit.
+
+    Attributes:
+        relieve: gives back a range that somebody only keeps for later, when there is no room; False where nobody does.
+    """
 
     def __init__(self, size_bytes: int = ARENA_BYTES) -> None:
         self.size_bytes = size_bytes
         self.fd = _unlinked_file(size_bytes)
         self._taken: list[tuple[int, int]] = []  # (offset, end), sorted
+        self.relieve: Callable[[], bool] = lambda: False
 
     def take(self, size_bytes: int) -> int:
         """Return the offset of a free range of `size_bytes`.
@@ -48,16 +54,17 @@ class Arena:
         bisect.insort(self._taken, (start, start + size_bytes))
         return start
 
-    def take_many(self, count: int, size_bytes: int) -> list[int] | None:
-        """Return the offsets of `count` free ranges, or None (and take nothing) when there are not so many."""
+    def take_many(self, sizes_bytes: list[int]) -> list[int] | None:
+        """Return the offsets of a free range of each size, or None (and take nothing) when there are not so many."""
         offsets: list[int] = []
-        try:
-            for _ in range(count):
-                offsets.append(self.take(size_bytes))
-        except ArenaFull:
-            for offset in offsets:
-                self.give_back(offset)
-            return None
+        while len(offsets) < len(sizes_bytes):
+            try:
+                offsets.append(self.take(sizes_bytes[len(offsets)]))
+            except ArenaFull:
+                if not self.relieve():
+                    for offset in offsets:
+                        self.give_back(offset)
+                    return None
         return offsets
 
     def give_back(self, offset: int) -> None:

@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from vlmd_bridge.workers.messages import Message, MessageBuffer, encode_message
+from vlmd_bridge.workers.framing import MessageBuffer, encode_message
+from vlmd_bridge.workers.messages import Message
 
 _Incoming = TypeVar("_Incoming")
 
@@ -22,8 +23,8 @@ class BlockingLink(Generic[_Incoming]):
 
     def __init__(self, fd: int, incoming: object) -> None:
         """Take over `fd`. `incoming` is the union of message types that `receive` decodes."""
-        self._socket = socket.socket(fileno=fd)
-        self._socket.setblocking(True)
+        self.socket = socket.socket(fileno=fd)
+        self.socket.setblocking(True)
         self._decoder = msgspec.msgpack.Decoder(incoming)
         self._send_lock = threading.Lock()
 
@@ -32,7 +33,7 @@ class BlockingLink(Generic[_Incoming]):
         data = b"".join(map(encode_message, messages))
         try:
             with self._send_lock:
-                self._socket.sendall(data)
+                self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             return
 
@@ -41,7 +42,7 @@ class BlockingLink(Generic[_Incoming]):
         buffer = MessageBuffer()
         while True:
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self.socket.recv(_READ_BYTES)
             except ConnectionResetError:
                 return
             if not data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import anyio
@@ -66,7 +67,7 @@ class Fleet:
             raise NoEngine(status.error or "The model failed to load.", status.code or "model_load_failed")
         if engine.state == "unavailable":
             raise NoEngine(
-                f"The engine of {engine.name} crashed too often and rests.",
+                status.error or f"The engine of {engine.name} crashed too often and rests.",
                 "engine_unavailable",
                 {"retryAfterMs": engine.retry_after_ms},
             )
@@ -78,8 +79,8 @@ class Fleet:
             for engine in self.engines.values():
                 tasks.start_soon(engine.run)
 
-    async def close(self) -> None:
-        """Let every engine release its model and end."""
+    async def close(self, *, urgent: bool = False) -> None:
+        """Let every engine release its model and end, all at once; `urgent` as for an engine."""
         async with anyio.create_task_group() as tasks:
             for engine in self.engines.values():
-                tasks.start_soon(engine.close)
+                tasks.start_soon(partial(engine.close, urgent=urgent))

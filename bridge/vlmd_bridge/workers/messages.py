@@ -1,7 +1,6 @@
-"""Messages between the daemon and its worker processes, and their framing.
+"""Messages between the daemon and its worker processes; `framing` puts them on a socketpair.
 
-A message on a worker's socketpair is a uint32 (little endian) byte count and that many bytes of msgpack. Both sides
-are the same version of vlmd, so nothing here is negotiated and every type is a tagged Struct.
+Both sides are the same version of vlmd, so nothing here is negotiated and every type is a tagged Struct.
 
 A worker is started as ``python -m vlmd_bridge.engine.process --link-fd N --arena-fd M`` (or
 ``vlmd_bridge.images.process``), reads its `Configure*` message first, answers `Loading`… and then `EngineReady`,
@@ -10,17 +9,13 @@ A worker is started as ``python -m vlmd_bridge.engine.process --link-fd N --aren
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import signal
 from typing import Literal, TypeAlias
 
 import msgspec
 
-_HEADER = struct.Struct("<I")
-
-# The daemon never sends more than a schema (64 KiB) and a prompt (a request is at most 32 MiB); a length above this
-# means the stream has lost its framing.
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+# Has a worker write the stacks of its threads to standard error.
+STACKS_SIGNAL = signal.SIGUSR1
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str, omit_defaults=True):
@@ -57,50 +52,6 @@ class Picture(Message, frozen=True, kw_only=True, tag="picture"):
     height: int
 
 
-class ConfigureImages(Message, frozen=True, kw_only=True, tag="configure_images"):
-    """First message to an image process."""
-
-    max_source_pixels: int
-    max_source_bytes: int
-    memory_limit_bytes: int
-
-
-class Prepare(Message, frozen=True, kw_only=True, tag="prepare"):
-    """Open, hash, decode and resize the picture at `path` into the arena at `offset` (`spec.max_bytes` are free)."""
-
-    seq: int
-    path: str
-    offset: int
-    spec: ImageSpec
-
-
-class ImagesReady(Message, frozen=True, kw_only=True, tag="images_ready"):
-    """An image process takes work."""
-
-    pid: int
-    versions: dict[str, str]
-
-
-class Prepared(Message, frozen=True, kw_only=True, tag="prepared"):
-    """The picture of `seq` stands in the arena."""
-
-    seq: int
-    width: int
-    height: int
-    source_width: int
-    source_height: int
-    digest: bytes
-    prepare_s: float
-
-
-class PictureFailed(Message, frozen=True, kw_only=True, tag="picture_failed"):
-    """The picture of `seq` cannot be used; `code` is one of the frame codes of the protocol."""
-
-    seq: int
-    code: str
-    error: str
-
-
 # --- engine ---------------------------------------------------------------------------------------------------
 
 
@@ -108,7 +59,8 @@ class ConfigureEngine(Message, frozen=True, kw_only=True, tag="configure_engine"
     """First message to an engine worker.
 
     `path` is a local folder (a resolved model) or, for the fake backend, its options. `threads` is how many BLAS
-    threads the engine may use, 0 for its own choice. `width` is the batch width, 0 for the backend's own choice.
+    threads the engine may use, 0 for its own choice. `width` is the batch width, 0 for the backend's own choice. `off`
+    are the optimisations that it does without (`engine.switches`).
     """
 
     backend: Literal["vision", "text", "fake"]
@@ -116,6 +68,7 @@ class ConfigureEngine(Message, frozen=True, kw_only=True, tag="configure_engine"
     path: str
     width: int = 0
     threads: int = 0
+    off: tuple[str, ...] = ()
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +164,8 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
 
     With `stream` its text comes in `Delta`s as well. `stop` strings end it and are no part of its text. With `thinking`
     the model's template may open a thinking part, which is kept apart from the text and comes before any constraint.
-    The daemon holds back sequences beyond the worker's credits (its width + 2), so the worker queues at most two.
+    The daemon holds back sequences beyond the worker's credits (its width + 2), so the worker queues at most two. One
+    for which somebody waits is `front`: it comes beyond the credits, is admitted first, and has slots kept for it.
     """
 
     seq: int
@@ -223,6 +177,7 @@ class Start(Message, frozen=True, kw_only=True, tag="start"):
     stop: tuple[str, ...] = ()
     stream: bool = False
     thinking: bool = False
+    front: bool = False
 
 
 class Count(Message, frozen=True, kw_only=True, tag="count"):
@@ -302,45 +257,5 @@ class Beat(Message, frozen=True, kw_only=True, tag="beat"):
     cache_memory_bytes: int
 
 
-ToImages: TypeAlias = ConfigureImages | Prepare | Close
-FromImages: TypeAlias = ImagesReady | Prepared | PictureFailed
 ToEngine: TypeAlias = ConfigureEngine | Start | Count | Remove | Close
 FromEngine: TypeAlias = Loading | EngineReady | LoadFailed | Delta | Finished | Counted | Failed | Removed | Beat
-
-
-class FramingError(Exception):
-    """The byte stream between daemon and worker is not what `encode_message` writes."""
-
-
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode_message(message: Message) -> bytes:
-    """Return the frame of `message`."""
-    payload = _encoder.encode(message)
-    return _HEADER.pack(len(payload)) + payload
-
-
-class MessageBuffer:
-    """Collects bytes and yields the payloads of whole frames."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take `data` and yield each payload that is now complete.
-
-        Raises:
-            FramingError: a length is beyond `MAX_MESSAGE_BYTES`.
-        """
-        self._buffer += data
-        while len(self._buffer) >= _HEADER.size:
-            (size,) = _HEADER.unpack_from(self._buffer)
-            if size > MAX_MESSAGE_BYTES:
-                raise FramingError(f"a message of {size} bytes; at most {MAX_MESSAGE_BYTES}")
-            end = _HEADER.size + size
-            if len(self._buffer) < end:
-                return
-            payload = bytes(self._buffer[_HEADER.size : end])
-            del self._buffer[:end]
-            yield payload
