@@ -15,6 +15,7 @@ from vlmd_bridge.jobs.describe import DescribeJob
 from vlmd_bridge.jobs.scheduler import Scheduler
 from vlmd_bridge.jobs.work import TerminalLine
 from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.image_messages import Prepare, Prepared
 from vlmd_bridge.workers.messages import (
     Count,
     EngineInfo,
@@ -22,7 +23,6 @@ from vlmd_bridge.workers.messages import (
     Finished,
     ImageSpec,
     Picture,
-    Prepared,
     Remove,
     Removed,
     Start,
@@ -64,11 +64,14 @@ class Ports:
     """Both ports of the scheduler: keeps what it asks for."""
 
     pictures: dict[int, tuple[str, int]] = field(default_factory=dict)
+    front: set[str] = field(default_factory=set)
     running: dict[int, Start] = field(default_factory=dict)
     removals: set[int] = field(default_factory=set)
 
-    def prepare(self, seq: int, path: str, offset: int, spec: ImageSpec) -> None:
-        self.pictures[seq] = (path, offset)
+    def prepare(self, request: Prepare, *, front: bool) -> None:
+        self.pictures[request.seq] = (request.path, request.offset)
+        if front:
+            self.front.add(request.path)
 
     def send(self, message: Start | Count | Remove) -> None:
         if isinstance(message, Start):
@@ -202,6 +205,40 @@ def test_interactive_goes_first_and_clients_take_turns() -> None:
     assert abs(batch[:10].count("a") - batch[:10].count("b")) <= 2
 
 
+def test_interactive_work_does_not_wait_for_credits_that_batch_work_holds() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    world.job([f"b{i}" for i in range(9)])
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    assert len(world.ports.running) == WIDTH + 2
+    world.job(["i0", "i1", "i2"], priority="interactive")
+    assert world.ports.front == {"i0", "i1", "i2"}
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    front = [start.front for start in world.ports.running.values()]
+    assert front == [False] * (WIDTH + 2) + [True] * 2
+    world.run_all()
+
+
+def test_batch_work_goes_on_while_interactive_work_keeps_coming() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, batch = world.job([f"b{i}" for i in range(4)], batch_size=1)
+    asked = 0
+    while not batch.ended:
+        # More than the engine and the image processes take, always.
+        while len(world.scheduler.jobs) < 5 * WIDTH:
+            world.job(["i"], priority="interactive")
+            asked += 1
+        for seq in list(world.ports.pictures):
+            world.picture_done(seq)
+        world.answer(next(iter(world.ports.running)))
+        assert asked < 150
+
+
 def test_a_frame_cut_by_length_is_retried_once_alone_with_twice_the_budget() -> None:
     world = World()
     world.scheduler.engine_ready(world.lane, INFO)
@@ -251,6 +288,14 @@ def test_a_prompt_that_kills_the_engine_twice_is_given_up_and_runs_alone_meanwhi
     world.run_all()
     assert [result.code for result in sink.results].count("worker_crashed") == 1
     assert len(sink.results) == 6
+
+
+def test_any_number_of_jobs_that_cannot_begin_is_refused_at_once() -> None:
+    world = World()
+    sinks = [world.job(["a"] * 256, mode="interleaved", batch_size=256)[1] for _ in range(300)]
+    world.scheduler.engine_ready(world.lane, INFO)  # 256 pictures are more than this world's arena takes
+    assert [getattr(sink.lines[0], "code", None) for sink in sinks] == ["invalid_params"] * 300
+    assert (world.arena.taken, world.scheduler.jobs) == (0, [])
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -327,7 +372,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_engine_never_holds_more_than_its_credits(self) -> None:
-        assert len(self.world.ports.running) <= WIDTH + 2
+        running = self.world.ports.running.values()
+        assert sum(not start.front for start in running) <= WIDTH + 2
+        assert len(running) <= WIDTH + 4
 
     @invariant()
     def every_frame_is_answered_at_most_once_in_order_with_its_own_text(self) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from vlmd_bridge import record
-from vlmd_bridge.jobs.work import Frame, FrameState, Prompt, Sink
+from vlmd_bridge.jobs.gate import Gate, Known
+from vlmd_bridge.jobs.work import Decide, Frame, FrameState, Prompt, Sink
+from vlmd_bridge.workers.image_messages import Reference
 from vlmd_bridge.workers.messages import (
     Constraint,
     Counted,
@@ -58,11 +60,17 @@ class DescribeJob:
     params: DescribeParams
     sink: Sink
     client: Hashable
+    known: Known = field(default_factory=Known)
     ended: bool = False
     first_undelivered: int = 0
     _next_position: int = 0
     _results: dict[int, FrameResult] = field(default_factory=dict)
     _batches: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the gate."""
+        self._gate = Gate(self.params, self.known, self.settle, lambda frame: self._result(frame, None))
 
     @property
     def total(self) -> int:
@@ -77,12 +85,10 @@ class DescribeJob:
     @property
     def admissible(self) -> bool:
         """Whether another prompt may begin: frames are left, the window is open, and the reader keeps up."""
-        return (
-            not self.ended
-            and self._next_position < self.total
-            and self._next_position - self.first_undelivered < self._window
-            and self.sink.writable
-        )
+        if self.ended or not self.sink.writable:
+            return False
+        in_window = self._next_position - self.first_undelivered < self._window
+        return bool(self._gate.again) or (self._next_position < self.total and in_window)
 
     @property
     def frames_per_prompt(self) -> int:
@@ -92,14 +98,18 @@ class DescribeJob:
     @property
     def waiting(self) -> int:
         """Frames that no prompt has taken yet."""
-        return 0 if self.ended else self.total - self._next_position
+        return 0 if self.ended else self.total - self._next_position + len(self._gate.again)
 
     @property
     def _window(self) -> int:
         return max(_MIN_WINDOW, _WINDOW_BATCHES * self.params.batch_size)
 
     def next_prompt(self) -> Prompt:
-        """Take the next frames. Only while `admissible`."""
+        """Take the next frames. Only while `admissible`. First those that take the place of one that failed."""
+        if self._gate.again:
+            return Prompt(self, [self._gate.again.pop(0)], self._budget(1))
+        if self._next_position == 0:
+            self._gate.begin()
         end = min(self._next_position + self.frames_per_prompt, self.total)
         frames = [Frame(i, self.params.images[i]) for i in range(self._next_position, end)]
         self._next_position = end
@@ -113,6 +123,24 @@ class DescribeJob:
             max_tokens=prompt.max_tokens,
             constraint=self._constraint(prompt),
         )
+
+    @property
+    def wants_luma(self) -> bool:
+        """Whether frames are compared with one another."""
+        return self._gate.near
+
+    def reference_for(self, frame: Frame) -> Reference | None:
+        """Ask the gate."""
+        return self._gate.reference_for(frame)
+
+    def decoded(self, prompt: Prompt, decide: Decide) -> None:
+        """Ask the gate."""
+        self._gate.decoded(prompt, self.start_message(prompt, seq=0), decide)
+
+    def take_late(self) -> list[Frame]:
+        """Return the frames that were settled by another one's answer, each once."""
+        late, self._gate.late = self._gate.late, []
+        return late
 
     def runnable(self, prompt: Prompt) -> bool:
         """A prompt without any picture has nothing to ask."""
@@ -148,7 +176,10 @@ class DescribeJob:
 
     def fail_frame(self, frame: Frame, code: str, error: str) -> None:
         """End one frame with its own error; the others go on."""
+        unread = frame.picture is None
         self.settle(frame, _failed(self._result(frame, None), code, error))
+        if unread:
+            self._gate.missing(frame)
 
     def settle(self, frame: Frame, result: FrameResult) -> None:
         """Keep the result of `frame` and send every line that is complete now, in order."""
@@ -157,11 +188,13 @@ class DescribeJob:
             return
         frame.failed = result.error is not None
         self._results[frame.position] = result
+        self._gate.settled(frame, result)
         while not self.ended and (line := self._next_line()) is not None:
             if line.partial:
                 self.sink.send(line)
             else:
                 self.ended = True
+                self._gate.end(complete=True)
                 self.sink.end(line)
 
     def end_with(self, line: ErrorLine) -> None:
@@ -169,6 +202,7 @@ class DescribeJob:
         if not self.ended:
             self.ended = True
             self._results.clear()
+            self._gate.end(complete=False)
             self.sink.end(line)
 
     def cancel(self) -> None:

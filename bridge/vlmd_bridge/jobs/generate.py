@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import msgspec
 
 from vlmd_bridge.jobs.conversation import Conversation
-from vlmd_bridge.jobs.work import Frame, FrameState, Prompt, Sink
+from vlmd_bridge.jobs.work import Decide, Frame, FrameState, Prompt, Sink
+from vlmd_bridge.workers.image_messages import Reference
 from vlmd_bridge.workers.messages import (
     Constraint,
     Count,
@@ -88,6 +89,23 @@ class PromptJob(ABC):
     @abstractmethod
     def finished(self, prompt: Prompt, answer: Finished | Counted) -> list[Prompt]:
         """Take the answer."""
+
+    @property
+    def wants_luma(self) -> bool:
+        """Its pictures are not compared."""
+        return False
+
+    def reference_for(self, frame: Frame) -> Reference | None:
+        """Its pictures are not compared."""
+        return None
+
+    def decoded(self, prompt: Prompt, decide: Decide) -> None:
+        """Every prompt is for the engine."""
+        decide(True)
+
+    def take_late(self) -> list[Frame]:
+        """No frame takes another one's answer."""
+        return []
 
     def runnable(self, prompt: Prompt) -> bool:
         """A picture that could not be read has ended the job already."""

@@ -11,9 +11,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vlmd_bridge.jobs.turns import Turns
+import msgspec
+
+from vlmd_bridge.jobs.turns import MAX_INTERACTIVE_STREAK, Turns
 from vlmd_bridge.jobs.work import Frame, FrameState, Job, Prompt
 from vlmd_bridge.workers.arena import Arena
+from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES, Prepare, Prepared
 from vlmd_bridge.workers.messages import (
     Count,
     Counted,
@@ -21,9 +24,7 @@ from vlmd_bridge.workers.messages import (
     EngineInfo,
     Failed,
     Finished,
-    ImageSpec,
     Picture,
-    Prepared,
     Remove,
     Removed,
     Start,
@@ -33,6 +34,9 @@ from vlmd_protocol.messages import ErrorLine, QueueStatus
 
 # The worker's own short queue: hides the round trip between a row's end and the next row's start.
 _EXTRA_CREDITS = 2
+
+# Beyond those, for prompts that somebody waits for: the worker admits them first.
+_FRONT_CREDITS = 2
 
 # A prompt during which the engine ended so often is given up.
 _MAX_CRASHES = 2
@@ -48,7 +52,7 @@ class EnginePort(Protocol):
 class ImagePort(Protocol):
     """The image processes, as the scheduler sees them."""
 
-    def prepare(self, seq: int, path: str, offset: int, spec: ImageSpec) -> None:
+    def prepare(self, request: Prepare, *, front: bool) -> None:
         """Queue a picture; `Scheduler.prepared` or `picture_failed` follows, always and once."""
 
 
@@ -61,9 +65,11 @@ class Lane:
     info: EngineInfo | None = None
     turns: Turns = field(default_factory=Turns)
     decoding: set[Prompt] = field(default_factory=set)
+    checking: set[Prompt] = field(default_factory=set)
     ready: deque[Prompt] = field(default_factory=deque)
     alone: deque[Prompt] = field(default_factory=deque)
     running: dict[int, Prompt] = field(default_factory=dict)
+    interactive_streak: int = 0
 
     @property
     def credits(self) -> int:
@@ -80,12 +86,17 @@ class Lane:
     @property
     def ahead(self) -> int:
         """Prompts on their way to the engine."""
-        return len(self.decoding) + len(self.ready)
+        return len(self.decoding) + len(self.checking) + len(self.ready)
 
     @property
     def active(self) -> int:
         """Prompts that the engine has."""
         return len(self.running)
+
+    def next_ready(self) -> Prompt:
+        """Return the prompt to start next: interactive ones first, unless batch work has waited for many of them."""
+        due = self.interactive_streak >= MAX_INTERACTIVE_STREAK
+        return next((prompt for prompt in self.ready if prompt.job.interactive != due), self.ready[0])
 
 
 class Scheduler:
@@ -94,6 +105,8 @@ class Scheduler:
     def __init__(self, arena: Arena, images: ImagePort) -> None:
         self.frames_done = 0
         self.frames_failed = 0
+        self.frames_cached = 0
+        self.frames_duplicate = 0
         self._arena = arena
         self._images = images
         self._lanes: dict[str, Lane] = {}
@@ -140,7 +153,7 @@ class Scheduler:
             jobs=len(self.jobs),
             queued=sum(job.waiting for job in self.jobs),
             decoding=sum(len(prompt.frames) for lane in lanes for prompt in lane.decoding),
-            ready=sum(len(prompt.frames) for lane in lanes for prompt in [*lane.ready, *lane.alone]),
+            ready=sum(len(prompt.frames) for lane in lanes for prompt in [*lane.checking, *lane.ready, *lane.alone]),
             running=sum(len(prompt.frames) for lane in lanes for prompt in lane.running.values()),
         )
 
@@ -212,8 +225,18 @@ class Scheduler:
         lane, prompt, frame = self._pictures.pop(picture.seq)
         assert frame.offset is not None
         frame.picture = Picture(offset=frame.offset, width=picture.width, height=picture.height)
+        frame.digest, frame.luma = picture.digest, picture.luma
+        if frame.comparison is not None:
+            frame.comparison.like = picture.likeness
         frame.state = FrameState.READY
         self._picture_arrived(lane, prompt)
+
+    def refreshed(self, request: Prepare) -> Prepare:
+        """Return `request` with what its picture is compared with now, when it is sent: it changes in the queue."""
+        if request.luma_offset is None:
+            return request
+        _, prompt, frame = self._pictures[request.seq]
+        return msgspec.structs.replace(request, reference=prompt.job.reference_for(frame))
 
     def picture_failed(self, seq: int, code: str, error: str) -> None:
         """A picture cannot be used: its frame fails, the prompt's others go on."""
@@ -239,16 +262,22 @@ class Scheduler:
             if lane.alone and not lane.running:
                 self._start(lane, lane.alone.popleft())
             return
-        while lane.ready and lane.credits > 0:
-            prompt = next((prompt for prompt in lane.ready if prompt.job.interactive), lane.ready[0])
+        while lane.ready:
+            prompt = lane.next_ready()
+            if lane.credits + _FRONT_CREDITS * prompt.job.interactive <= 0:
+                return
             lane.ready.remove(prompt)
+            lane.interactive_streak = lane.interactive_streak + 1 if prompt.job.interactive else 0
             self._start(lane, prompt)
 
     def _start(self, lane: Lane, prompt: Prompt) -> None:
         seq = next(self._seqs)
         lane.running[seq] = prompt
         prompt.mark(FrameState.RUNNING)
-        lane.engine.send(prompt.job.start_message(prompt, seq))
+        message = prompt.job.start_message(prompt, seq)
+        if prompt.job.interactive and isinstance(message, Start):
+            message = msgspec.structs.replace(message, front=True)
+        lane.engine.send(message)
 
     def _decode_next(self, lane: Lane, job: Job, info: EngineInfo) -> bool:
         """Send the pictures of the job's next prompt to the image processes; False when the arena has no room."""
@@ -258,27 +287,35 @@ class Scheduler:
             self._start_ready(lane)
             return True
         if spec is None:
-            self.end(job, error_line(job.id, f"The model {lane.model} takes no pictures.", "vision_unsupported"))
-            return True
-        offsets = self._arena.take_many(job.frames_per_prompt, spec.max_bytes)
+            return self._refuse(lane, job, f"The model {lane.model} takes no pictures.", "vision_unsupported")
+        sizes = [spec.max_bytes, MAX_LUMA_BYTES] if job.wants_luma else [spec.max_bytes]
+        offsets = self._arena.take_many(job.frames_per_prompt * sizes)
         if offsets is None:
             if self._arena.taken:
                 return False  # ranges come back as frames end
-            message = (
-                f"{job.frames_per_prompt} pictures of this model do not fit into memory at once: lower `batchSize`."
+            many = f"{job.frames_per_prompt} pictures of this model"
+            return self._refuse(
+                lane, job, f"{many} do not fit into memory at once: lower `batchSize`.", "invalid_params"
             )
-            self.end(job, error_line(job.id, message, "invalid_params"))
-            return True
         prompt = job.next_prompt()
-        for offset in offsets[len(prompt.frames) :]:
+        for offset in offsets[len(prompt.frames) * len(sizes) :]:
             self._arena.give_back(offset)
         lane.decoding.add(prompt)
         prompt.mark(FrameState.DECODING)
-        for frame, offset in zip(prompt.frames, offsets, strict=False):
+        ranges = iter(offsets)
+        for frame in prompt.frames:
             seq = next(self._seqs)
-            frame.offset = offset
+            frame.offset = offset = next(ranges)
+            frame.luma_offset = luma = next(ranges) if job.wants_luma else None
             self._pictures[seq] = (lane, prompt, frame)
-            self._images.prepare(seq, frame.ref.image_path, offset, spec)
+            request = Prepare(seq=seq, path=frame.ref.image_path, offset=offset, spec=spec, luma_offset=luma)
+            self._images.prepare(request, front=job.interactive)
+        return True
+
+    def _refuse(self, lane: Lane, job: Job, message: str, code: str) -> bool:
+        """End a job that `_pump` cannot begin; it goes on with the next, where `end` would pump from within."""
+        job.end_with(error_line(job.id, message, code))
+        self._drop(lane, job)
         return True
 
     def _picture_arrived(self, lane: Lane, prompt: Prompt) -> None:
@@ -288,37 +325,69 @@ class Scheduler:
         if prompt.job.ended or not prompt.job.runnable(prompt):
             self._leave(lane, prompt)
         else:
+            lane.checking.add(prompt)
+            prompt.job.decoded(prompt, lambda needed: self._decided(lane, prompt, needed=needed))
+        self._pump(lane)
+
+    def _decided(self, lane: Lane, prompt: Prompt, *, needed: bool) -> None:
+        """The job knows whether a prompt is for the engine."""
+        if prompt not in lane.checking:
+            return  # its job has ended meanwhile
+        lane.checking.discard(prompt)
+        for frame in prompt.frames:
+            self._release_luma(frame)
+        if needed and not prompt.job.ended:
             lane.ready.append(prompt)
+        else:
+            self._leave(lane, prompt, follows=True)
         self._pump(lane)
 
     def _give_up(self, lane: Lane, prompt: Prompt, code: str, error: str) -> None:
         prompt.job.fail_prompt(prompt, code, error)
         self._leave(lane, prompt)
 
-    def _leave(self, lane: Lane, prompt: Prompt) -> None:
-        """Count and free the done frames of `prompt`, and forget its job with its last frame."""
-        for frame in prompt.frames:
+    def _leave(self, lane: Lane, prompt: Prompt, *, follows: bool = False) -> None:
+        """Count and free the done frames of `prompt`, and forget its job with its last frame.
+
+        Those that follow another one need their picture no longer and are counted with that one's.
+        """
+        for frame in [*prompt.job.take_late(), *prompt.frames]:
             if frame.state is FrameState.DONE:
                 self.frames_done += not frame.failed
                 self.frames_failed += frame.failed
-        self._release(prompt)
+                self.frames_cached += frame.source == "store"
+                self.frames_duplicate += frame.source == "duplicate"
+        self._release(prompt, follows=follows)
         if prompt.job.ended:
             lane.turns.discard(prompt.job)
 
-    def _release(self, prompt: Prompt) -> None:
+    def _release(self, prompt: Prompt, *, follows: bool = False) -> None:
         for frame in prompt.frames:
-            if frame.offset is not None and (prompt.job.ended or frame.state is FrameState.DONE):
+            if not (follows or prompt.job.ended or frame.state is FrameState.DONE):
+                continue
+            self._release_luma(frame)
+            if frame.offset is not None:
                 self._arena.give_back(frame.offset)
                 frame.offset = None
+            if follows:
+                frame.picture = None  # opened again, should it take the place of one that fails
+
+    def _release_luma(self, frame: Frame) -> None:
+        if frame.luma_offset is not None:
+            self._arena.give_back(frame.luma_offset)
+            frame.luma_offset = frame.luma = None
 
     def _clear(self, job: Job) -> None:
         for lane in self._lanes.values():
-            lane.turns.discard(job)
-            for queue in (lane.ready, lane.alone):
-                for prompt in [prompt for prompt in queue if prompt.job is job]:
-                    queue.remove(prompt)
-                    self._release(prompt)
-            for seq, prompt in lane.running.items():
-                if prompt.job is job:
-                    lane.engine.send(Remove(seq=seq))
+            self._drop(lane, job)
             self._pump(lane)
+
+    def _drop(self, lane: Lane, job: Job) -> None:
+        lane.turns.discard(job)
+        for queue in (lane.checking, lane.ready, lane.alone):
+            for prompt in [prompt for prompt in queue if prompt.job is job]:
+                queue.remove(prompt)
+                self._release(prompt)
+        for seq, prompt in lane.running.items():
+            if prompt.job is job:
+                lane.engine.send(Remove(seq=seq))

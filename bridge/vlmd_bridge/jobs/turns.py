@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from vlmd_bridge.jobs.work import Job
 
 # After so many interactive prompts in a row a batch prompt gets its turn, if one waits.
-_MAX_INTERACTIVE_STREAK = 8
+MAX_INTERACTIVE_STREAK = 8
 
 
 class Turns:
@@ -38,12 +38,17 @@ class Turns:
             self._last_turn.pop(job.client, None)
 
     def pick(self, *, interactive_only: bool = False) -> Job | None:
-        """Return the job whose next prompt is to be admitted, or None when none may admit one now."""
-        ready = [job for job in self._jobs if job.admissible and (job.interactive or not interactive_only)]
-        batch = [job for job in ready if not job.interactive]
+        """Return the job whose next prompt is to be admitted, or None when none may admit one now.
+
+        With `interactive_only` batch work takes no turn but the one that it has waited for long enough.
+        """
+        ready = [job for job in self._jobs if job.admissible]
         interactive = [job for job in ready if job.interactive]
-        batch_is_due = bool(batch) and self._interactive_streak >= _MAX_INTERACTIVE_STREAK
-        candidates = batch if batch_is_due or not interactive else interactive
+        batch = [job for job in ready if not job.interactive]
+        if batch and self._interactive_streak >= MAX_INTERACTIVE_STREAK:
+            candidates = batch
+        else:
+            candidates = interactive or ([] if interactive_only else batch)
         if not candidates:
             return None
         job = min(candidates, key=lambda job: self._last_turn.get(job.client, 0))

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
+from vlmd_bridge.store.identity import ModelIdentity
+from vlmd_bridge.workers.image_messages import Likeness, Luma, Reference
 from vlmd_bridge.workers.messages import Count, Counted, Delta, Finished, Picture, Start
-from vlmd_protocol.messages import BatchLine, ErrorLine, GenerateLine, Id, ImageRef, Line, ResultLine
+from vlmd_protocol.messages import BatchLine, ErrorLine, FrameResult, GenerateLine, Id, ImageRef, Line, ResultLine
 
 # Every line after which a request is over.
 TerminalLine: TypeAlias = BatchLine | GenerateLine | ResultLine | ErrorLine
+
+
+# Told whether a prompt is for the engine; where not, its frames are settled, or wait for another one's result.
+Decide: TypeAlias = Callable[[bool], None]
+
+# Where a frame's text comes from.
+Source: TypeAlias = Literal["engine", "store", "duplicate"]
 
 
 class Sink(Protocol):
@@ -39,8 +48,20 @@ class FrameState(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
+class Comparison:
+    """A frame compared with another one, `like` once that is known."""
+
+    reference: Frame
+    like: Likeness | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Frame:
-    """One frame of a job. `offset` is its range of the arena, held from decoding until it is done."""
+    """One frame of a job.
+
+    `offset` is its range of the arena, held from decoding until it is done, `luma_offset` another one, held until it is
+    known whether the frame is for the engine. `digest` is that of the bytes that were decoded.
+    """
 
     position: int
     ref: ImageRef
@@ -48,6 +69,12 @@ class Frame:
     offset: int | None = None
     picture: Picture | None = None
     failed: bool = False
+    digest: bytes = b""
+    luma_offset: int | None = None
+    luma: Luma | None = None
+    comparison: Comparison | None = None
+    source: Source = "engine"
+    entry: StoreEntry | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +97,22 @@ class Prompt:
         for frame in self.frames:
             if frame.state is not FrameState.DONE:
                 frame.state = state
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an answer is kept under: of which model, and what it was told."""
+
+    model: ModelIdentity
+    digest: bytes
+
+
+@dataclass(slots=True, eq=False)
+class StoreEntry:
+    """What the result store would keep of a prompt: complete when each of its frames has a valid result."""
+
+    request: Request
+    results: dict[int, FrameResult | None]
 
 
 class Job(Protocol):
@@ -106,8 +149,21 @@ class Job(Protocol):
     def next_prompt(self) -> Prompt:
         """Take the next prompt. Only while `admissible`."""
 
+    @property
+    def wants_luma(self) -> bool:
+        """Whether its pictures are to be compared with one another."""
+
+    def reference_for(self, frame: Frame) -> Reference | None:
+        """Return what the picture of `frame` is compared with as soon as it is there, as far as can be told now."""
+
+    def decoded(self, prompt: Prompt, decide: Decide) -> None:
+        """Call `decide` once it is known whether `prompt`, whose pictures are there, is for the engine."""
+
+    def take_late(self) -> list[Frame]:
+        """Return the frames that were settled by another one's answer, each once."""
+
     def runnable(self, prompt: Prompt) -> bool:
-        """Whether `prompt`, whose pictures are all opened or given up, is for the engine."""
+        """Whether `prompt`, whose pictures are all opened or given up, has anything to ask."""
 
     def retryable(self, prompt: Prompt) -> bool:
         """Whether `prompt` may run again after the engine was lost."""
