@@ -16,7 +16,7 @@ from vlmd_bridge.config.settings import ConfigError, Key, Settings, Value, keys
 from vlmd_protocol.errors import shorten
 
 # Settings that are paths: `~` is expanded, and a relative one in the file counts from the file's folder.
-_PATHS: Final = frozenset({"socket", "log_file"})
+_PATHS: Final = frozenset({"socket", "log_file", "cache_file"})
 
 # Settings that name a model.
 _MODELS: Final = frozenset({"model", "text_model"})

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final, TypeAlias, get_type_hints
 
 import msgspec
 
+from vlmd_bridge.engine import switches
+from vlmd_bridge.store.bounds import DAY_S, DEFAULT_BOUNDS
 from vlmd_protocol.limits import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS, MAX_BATCH_SIZE, MAX_TOKENS
 from vlmd_protocol.messages import Mode
 
@@ -22,8 +24,16 @@ _MAX_WIDTH: Final = 256
 
 _WEEK_S: Final = 7 * 24 * 3600
 
+_SWITCH: Final = f"(?:{'|'.join(switches.NAMES)})"
+_SWITCHES: Final = f"^(?:{switches.NONE}| *{_SWITCH} *(?:, *{_SWITCH} *)*)$"
+
 # What every address space of a machine that runs a model can give to one picture.
 _MAX_BYTES: Final = 1 << 40
+
+
+# Below this a SQLite file has room for little but its own tables.
+_MIN_CACHE_BYTES: Final = 1024 * 1024
+_MAX_CACHE_AGE_DAYS: Final = 3650
 
 
 class ConfigError(Exception):
@@ -65,7 +75,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: Annotated[float, _about("time for running work at the end", ge=0, le=_WEEK_S)] = 10.0
     width: Annotated[int, _about("frames decoded together, 0 for the engine's choice", ge=0, le=_MAX_WIDTH)] = 0
     threads: Annotated[int, _about("engine threads, 0 for the engine's choice", ge=0, le=_MAX_THREADS)] = 0
-    image_processes: Annotated[int, _about("processes that open pictures", ge=1, le=_MAX_PROCESSES)] = 1
+    engine_off: Annotated[str, _about("optimisations that the engine does without, by comma", pattern=_SWITCHES)] = (
+        switches.NONE
+    )
+    # A worker tells of its steps once a second.
+    hang_timeout_s: Annotated[
+        float, _about("end an engine that has work and shows no progress for so long", ge=2, le=_WEEK_S)
+    ] = 120.0
+    crash_window_s: Annotated[
+        float, _about("an engine that crashed five times within so long rests as long", gt=0, le=_WEEK_S)
+    ] = 180.0
+    image_processes: Annotated[
+        int, _about("processes that open pictures, 0 for one to four cores", ge=0, le=_MAX_PROCESSES)
+    ] = 0
     image_timeout_s: Annotated[float, _about("time for one picture", gt=0, le=3600)] = 20.0
     max_image_pixels: Annotated[
         int,
@@ -82,6 +104,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     image_memory_bytes: Annotated[
         int, _about("memory limit of an image process, in bytes", ge=256 * 1024 * 1024, le=_MAX_BYTES)
     ] = 2 * 1024 * 1024 * 1024
+    cache: Annotated[bool, _about("keep results, and do not infer again what was inferred before")] = False
+    cache_file: Annotated[str | None, _about("result store")] = None
+    cache_max_bytes: Annotated[
+        int, _about("size of the result store, in bytes", ge=_MIN_CACHE_BYTES, le=_MAX_BYTES)
+    ] = DEFAULT_BOUNDS.max_bytes
+    cache_max_age_days: Annotated[float, _about("days that an unused result is kept", gt=0, le=_MAX_CACHE_AGE_DAYS)] = (
+        DEFAULT_BOUNDS.max_age_s / DAY_S
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

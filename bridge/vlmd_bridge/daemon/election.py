@@ -61,6 +61,8 @@ class Election:
             raise UnsafeSocketError(f"Cannot open the lock {lock}: {error.strerror}.") from error
         try:
             _check_lock(lock, os.fstat(self._fd))
+            # The umask may have taken bits that the next daemon of ours needs.
+            os.fchmod(self._fd, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._fd, 20, 0)

@@ -10,24 +10,31 @@ from typing import Any
 
 import anyio
 import msgspec
-import psutil
 
-from vlmd_bridge import __version__
+from vlmd_bridge import __version__, faults
+from vlmd_bridge.daemon import intake
 from vlmd_bridge.daemon.session import Session
 from vlmd_bridge.daemon.settings import DaemonSettings
 from vlmd_bridge.images.pool import ImagePool
+from vlmd_bridge.jobs.comparisons import Comparisons
 from vlmd_bridge.jobs.conversation import BadConversation, Conversation
 from vlmd_bridge.jobs.describe import DescribeJob
+from vlmd_bridge.jobs.gate import Known
 from vlmd_bridge.jobs.generate import CountJob, GenerateJob
 from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.jobs.series import AllSeries
+from vlmd_bridge.jobs.store import JobStore
 from vlmd_bridge.jobs.work import Job
+from vlmd_bridge.store.results import ResultStore
 from vlmd_bridge.workers.engine import EngineWorker
 from vlmd_bridge.workers.fleet import Fleet, NoEngine
+from vlmd_bridge.workers.usage import memory_bytes
 from vlmd_protocol import limits
 from vlmd_protocol.connection import Call, error_line
 from vlmd_protocol.errors import shorten
 from vlmd_protocol.messages import (
     METHODS,
+    CacheParams,
     CancelParams,
     CancelResult,
     DaemonState,
@@ -53,13 +60,14 @@ _CAPABILITIES = (
     "describe.parallel",
     "describe.interleaved",
     "describe.schema",
+    "describe.dedupe",
+    "describe.series",
+    "describe.cache",
     "grammar",
     "events.model",
     "generate.stream",
 )
 
-# Jobs of all connections together; beyond it the daemon is busy.
-_MAX_JOBS = 256
 _RETRY_AFTER_MS = 2000
 
 _LIMITS = Limits(
@@ -93,6 +101,10 @@ class Handlers:
         images: ImagePool,
         log_file: Path | None,
         request_stop: Callable[[str], None],
+        *,
+        store: ResultStore,
+        comparisons: Comparisons,
+        series: AllSeries,
     ) -> None:
         self.sessions: set[Session] = set()
         self.draining = False
@@ -102,8 +114,11 @@ class Handlers:
         self._images = images
         self._log_file = log_file
         self._request_stop = request_stop
+        self._store = store
+        self._comparisons = comparisons
+        self._series = series
         self._started_at = anyio.current_time()
-        self._process = psutil.Process()
+        self._at_request = faults.point("daemon", "request")
 
     @property
     def state(self) -> DaemonState:
@@ -120,6 +135,8 @@ class Handlers:
     def dispatch(self, session: Session, call: Call) -> None:
         """Run a call; exactly one terminal line follows, now or later."""
         try:
+            if self._at_request is not None:
+                self._at_request()
             self._run(session, call)
         except (RequestRefused, NoEngine) as refusal:
             session.end(error_line(call.id, str(refusal), refusal.code, data=refusal.data))
@@ -129,13 +146,27 @@ class Handlers:
             message = "The daemon has a defect; its log has the details."
             session.end(error_line(call.id, message, "internal", data={"logFile": str(self._log_file)}))
 
+    @property
+    def read_bytes(self) -> int:
+        """What one turn of the event loop takes of one peer."""
+        return intake.read_bytes(len(self.sessions))
+
     def cancel(self, job: Job) -> None:
         """End a job."""
         self._scheduler.cancel(job)
 
+    def left(self, session: Session) -> None:
+        """Forget a connection that is gone."""
+        self.sessions.discard(session)
+        self._series.forget_client(session)
+
     def caught_up(self) -> None:
         """A reader is no longer behind."""
         self._scheduler.pump()
+
+    def holds_more(self) -> None:
+        """A session holds more of its peer's bytes than before."""
+        intake.relieve(self.sessions)
 
     def notify(self, line: EventLine) -> None:
         """Tell every peer that said `hello`."""
@@ -152,6 +183,8 @@ class Handlers:
                 self._generate(session, call, call.params)
             case PromptParams():
                 self._count(session, call, call.params)
+            case CacheParams():
+                self._cache(session, call, call.params)
             case CancelParams():
                 cancelled = session.cancel(call.params.target)
                 self._answer(session, call, CancelResult(cancelled=cancelled))
@@ -203,13 +236,20 @@ class Handlers:
             owned=self._settings.owned,
             fingerprint=self._settings.fingerprint,
             connections=len(self.sessions),
-            memory_bytes=self._process.memory_info().rss,
+            memory_bytes=memory_bytes(os.getpid()) or 0,
             models=self._fleet.statuses,
             queue=self._scheduler.queue_status(),
             image_processes=self._images.pids,
             frames_done=self._scheduler.frames_done,
             frames_failed=self._scheduler.frames_failed,
+            faults=faults.installed().texts,
+            frames_cached=self._scheduler.frames_cached,
+            frames_duplicate=self._scheduler.frames_duplicate,
+            cache=self._store.status(),
         )
+
+    def _cache(self, session: Session, call: Call, params: CacheParams) -> None:
+        self._store.info(lambda result: self._answer(session, call, result), clear=params.action == "clear")
 
     def _describe(self, session: Session, call: Call, params: DescribeParams) -> None:
         engine = self._fleet.find(params.model, needs_vision=True)
@@ -218,9 +258,24 @@ class Handlers:
             raise RequestRefused("`params.schema` needs `params.mode` to be parallel.", "invalid_params")
         if params.schema is not None and not params.grammar:
             raise RequestRefused("`params.schema` needs `params.grammar` to be true.", "invalid_params")
-        job = DescribeJob(call.id, params, session, session)
+        if params.dedupe and params.mode == "interleaved":
+            raise RequestRefused("`params.dedupe` needs `params.mode` to be parallel.", "invalid_params")
+        if params.series is not None and any(image.index is None for image in params.images):
+            message = "`params.series` needs an `index` with each image, of its own in the whole series."
+            raise RequestRefused(message, "invalid_params")
+        job = DescribeJob(call.id, params, session, session, self._known(session, engine, params))
         log.info("describe: %d frames, %s, batch size %d", job.total, params.mode, params.batch_size)
         self._submit(session, engine, job)
+
+    def _known(self, session: Session, engine: EngineWorker, params: DescribeParams) -> Known:
+        """Return where answers may be known from."""
+        wanted = self._store.enabled if params.cache is None else params.cache
+        store = JobStore(self._store, engine) if wanted else None
+        return Known(
+            store=store,
+            comparisons=self._comparisons if params.dedupe else None,
+            series=self._series.of(session, engine.name, params),
+        )
 
     def _generate(self, session: Session, call: Call, params: GenerateParams) -> None:
         conversation = _conversation(params)
@@ -245,8 +300,9 @@ class Handlers:
     def _submit(self, session: Session, engine: EngineWorker, job: Job) -> None:
         if self.draining:
             raise RequestRefused("The daemon is shutting down.", "shutting_down", {"retryAfterMs": _RETRY_AFTER_MS})
-        if len(self._scheduler.jobs) >= _MAX_JOBS:
-            raise RequestRefused(f"{_MAX_JOBS} requests are under way.", "busy", {"retryAfterMs": _RETRY_AFTER_MS})
+        request_bytes = sum(each.connection.request_bytes for each in self.sessions)
+        if (reason := intake.refusal(len(self._scheduler.jobs), request_bytes)) is not None:
+            raise RequestRefused(reason, "busy", {"retryAfterMs": _RETRY_AFTER_MS})
         session.jobs[job.id] = job
         self._scheduler.submit(engine.name, job)
 

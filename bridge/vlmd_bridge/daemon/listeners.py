@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +13,7 @@ import anyio.abc
 from vlmd_bridge.daemon.election import Election
 from vlmd_bridge.daemon.listener import Listener
 from vlmd_protocol.dialect import Dialect
+from vlmd_protocol.paths import is_owned_socket, lock_path
 
 # Serves one connection in the dialect of the socket that it came by.
 Serve: TypeAlias = Callable[[Dialect, anyio.abc.SocketStream], Awaitable[None]]
@@ -81,3 +82,8 @@ class Listeners:
         """Give the locks up."""
         for election, _ in self._elections:
             election.close()
+
+
+def private_leftovers(paths: Iterable[Path]) -> list[Path]:
+    """Return what a daemon that ends without `stop` and `close` leaves of `paths` that nobody else will ever use."""
+    return [left for path in paths if is_owned_socket(path) for left in (path, lock_path(path))]

@@ -6,28 +6,37 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TypeAlias
 
 import anyio
 import anyio.abc
 
+from vlmd_bridge import faults
+from vlmd_bridge.daemon.backstop import Backstop
 from vlmd_bridge.daemon.election import LostElection, sweep
 from vlmd_bridge.daemon.handlers import Handlers
-from vlmd_bridge.daemon.listeners import Listeners
+from vlmd_bridge.daemon.intake import MAX_CONNECTIONS
+from vlmd_bridge.daemon.listeners import Listeners, private_leftovers
 from vlmd_bridge.daemon.ready import ReadyChannel
 from vlmd_bridge.daemon.session import Session
 from vlmd_bridge.daemon.settings import DaemonSettings
-from vlmd_bridge.daemon.watches import watch_idle, watch_owner, watch_signals
-from vlmd_bridge.images.pool import ImagePool
+from vlmd_bridge.daemon.watches import watch_age, watch_idle, watch_owner, watch_signals
+from vlmd_bridge.images.pool import ImagePool, default_count
+from vlmd_bridge.jobs.comparisons import Comparisons
 from vlmd_bridge.jobs.scheduler import Scheduler
+from vlmd_bridge.jobs.series import AllSeries
 from vlmd_bridge.logs import setup_logging
+from vlmd_bridge.machine import cores
 from vlmd_bridge.models.errors import ModelError
 from vlmd_bridge.models.names import ResolvedModel, resolve_model
+from vlmd_bridge.store.results import ResultStore
 from vlmd_bridge.workers.arena import Arena
-from vlmd_bridge.workers.engine import EngineWorker
+from vlmd_bridge.workers.engine import EngineWorker, Supervision
 from vlmd_bridge.workers.fleet import Fleet
-from vlmd_bridge.workers.messages import ConfigureEngine, ConfigureImages
+from vlmd_bridge.workers.image_messages import ConfigureImages
+from vlmd_bridge.workers.messages import ConfigureEngine
 from vlmd_protocol.connection import error_line
 from vlmd_protocol.dialect import Dialect
 from vlmd_protocol.errors import DaemonError, StartError
@@ -47,13 +56,15 @@ _LAST_LINES_S = 1.0
 StandBy: TypeAlias = Callable[[LostElection, ReadyChannel], bool]
 
 
-def run(settings: DaemonSettings, stand_by: StandBy | None = None) -> int:
+def run(settings: DaemonSettings, stand_by: StandBy | None = None, backstop: Backstop | None = None) -> int:
     """Serve until told to stop; return the exit status. Blocks."""
+    if settings.owned and backstop is None:
+        backstop = Backstop(settings.owner_pid or os.getppid())
     ready = ReadyChannel(settings.ready_fd)
     try:
         while True:
             try:
-                with Lifetime(settings, ready) as lifetime:
+                with Lifetime(settings, ready, backstop) as lifetime:
                     return anyio.run(lifetime.serve)
             except LostElection as lost:
                 if stand_by is not None and stand_by(lost, ready):
@@ -77,10 +88,12 @@ def run(settings: DaemonSettings, stand_by: StandBy | None = None) -> int:
 class Lifetime:
     """One daemon from its election to its last unlink."""
 
-    def __init__(self, settings: DaemonSettings, ready: ReadyChannel) -> None:
+    def __init__(self, settings: DaemonSettings, ready: ReadyChannel, backstop: Backstop | None = None) -> None:
         self._settings = settings
         self._ready = ready
-        self._drain_timeout_s = settings.drain_timeout_s
+        self._owner = settings.owner_pid or os.getppid()
+        self._backstop = backstop
+        self._urgent = False
         self._exit_status = EXIT_OK
 
     def __enter__(self) -> Lifetime:
@@ -88,7 +101,15 @@ class Lifetime:
         # A shared daemon outlives its spawner: nobody reads its stderr.
         watched = settings.owned or settings.ready_fd is None
         self._log_file = setup_logging(settings.log_file, stderr=watched, verbose=settings.verbose)
+        faults.install(faults.Plan.arm(settings.faults))
+        if settings.faults:
+            log.warning("fault points are armed: %s", ", ".join(faults.installed().texts))
+        _reach("start")
+        if self._backstop is not None:
+            self._backstop.paths = private_leftovers(settings.dialects)
         self._listeners = Listeners(settings.dialects)
+        if self._backstop is not None:
+            self._backstop.paths = [*settings.dialects, *private_leftovers(settings.dialects)]
         sweep(socket_folder())
         try:
             self._models = [resolve_model(name) for name in (settings.model, settings.text_model) if name is not None]
@@ -102,24 +123,32 @@ class Lifetime:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._arena.close()
+        if self._backstop is not None:
+            self._backstop.paths = ()  # the next holder's soon
         self._listeners.close()
+        faults.installed().close()
 
     async def serve(self) -> int:
         """Run the daemon's life and return its exit status."""
         self._startup()
+        if self._backstop is not None:
+            self._backstop.serving = True
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(watch_signals, self.stop, _exit_now)
                 if self._settings.owned:
-                    tasks.start_soon(watch_owner, self._owner_gone, self._settings.owner_pid or os.getppid())
+                    tasks.start_soon(watch_owner, self._owner_gone, self._owner)
                 tasks.start_soon(self._images.run)
                 tasks.start_soon(self._fleet.run)
+                tasks.start_soon(self._store.run)
+                tasks.start_soon(watch_age, self._series.forget_old)
                 tasks.start_soon(self._listeners.run)
                 await self._main_loop()
                 await self._shutdown()
                 tasks.cancel_scope.cancel()
         finally:
             self._listeners.stop()
+            self._store.close()
         log.info("bye")
         return self._exit_status
 
@@ -131,7 +160,7 @@ class Lifetime:
 
     def _owner_gone(self, reason: str) -> None:
         # Whoever wanted the answers is gone with the owner.
-        self._drain_timeout_s = 0.0
+        self._urgent = True
         self.stop(reason)
 
     # --- startup ----------------------------------------------------------------------------------------------
@@ -146,20 +175,37 @@ class Lifetime:
                 memory_limit_bytes=settings.image_memory_bytes,
             ),
             arena_fd=self._arena.fd,
-            count=settings.image_processes,
+            count=settings.image_processes or default_count(cores()),
             timeout_s=settings.image_timeout_s,
             on_prepared=lambda picture: self._scheduler.prepared(picture),
             on_failed=lambda seq, code, error: self._scheduler.picture_failed(seq, code, error),
+            on_compared=lambda answer: self._comparisons.answered(answer),
+            refreshed=lambda request: self._scheduler.refreshed(request),
         )
         self._scheduler = Scheduler(self._arena, self._images)
+        self._comparisons = Comparisons(self._arena, self._images)
+        self._series = AllSeries(self._comparisons.give_back, anyio.current_time)
+        self._arena.relieve = self._series.relieve
+        self._store = ResultStore(settings.store_path, settings.store_bounds, enabled=settings.cache)
         self._fleet = Fleet()
-        self._handlers = Handlers(settings, self._scheduler, self._fleet, self._images, self._log_file, self.stop)
+        self._handlers = Handlers(
+            settings,
+            self._scheduler,
+            self._fleet,
+            self._images,
+            self._log_file,
+            self.stop,
+            store=self._store,
+            comparisons=self._comparisons,
+            series=self._series,
+        )
         for model in self._models:
             self._fleet.add(self._engine(model))
         self._listeners.bind(self._serve_connection)
         paths = ", ".join(map(str, settings.dialects))
         log.info("listening at %s (pid %d), loading %s", paths, os.getpid(), ", ".join(self._fleet.engines))
         self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
+        _reach("bound")
 
     def _engine(self, model: ResolvedModel) -> EngineWorker:
         settings = self._settings
@@ -170,10 +216,12 @@ class Lifetime:
                 path=model.path,
                 width=settings.batch_width,
                 threads=settings.threads,
+                off=settings.switched_off,
             ),
             arena_fd=self._arena.fd,
             scheduler=self._scheduler,
             max_image_pixels=settings.max_image_pixels,
+            supervision=Supervision(hang_timeout_s=settings.hang_timeout_s, crash_window_s=settings.crash_window_s),
             on_event=self._model_changed,
             on_load_failed=self._model_failed,
         )
@@ -208,6 +256,9 @@ class Lifetime:
 
     async def _serve_connection(self, dialect: Dialect, stream: anyio.abc.SocketStream) -> None:
         session = Session(stream, self._handlers, dialect)
+        if len(self._handlers.sessions) >= MAX_CONNECTIONS:
+            session.shed(f"{MAX_CONNECTIONS} connections are open; no more are taken.")
+            return
         self._handlers.sessions.add(session)
         try:
             await session.run()
@@ -215,7 +266,7 @@ class Lifetime:
             # The named boundary of connections: a defect ends this one, not the daemon.
             log.exception("a defect in a connection")
         finally:
-            self._handlers.sessions.discard(session)
+            self._handlers.left(session)
 
     # --- shutdown ---------------------------------------------------------------------------------------------
 
@@ -225,18 +276,31 @@ class Lifetime:
             self._handlers.draining = True
             self._listeners.stop()
             self._handlers.notify(EventLine(event="draining"))
-            with anyio.move_on_after(self._drain_timeout_s):
-                while self._scheduler.jobs and "failed" not in self._fleet.states:
-                    await anyio.sleep(0.02)
+            _reach("drain")
+            await self._drain()
             for job in self._scheduler.jobs:
                 line = error_line(job.id, "The daemon shut down before the request was finished.", "shutting_down")
                 self._scheduler.end(job, line)
-            with anyio.move_on_after(_LAST_LINES_S):
-                while any(session.unsent for session in self._handlers.sessions):
-                    await anyio.sleep(0.01)
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._fleet.close)
-                tasks.start_soon(self._images.close)
+                tasks.start_soon(self._send_last_lines)
+                tasks.start_soon(partial(self._fleet.close, urgent=self._urgent))
+                tasks.start_soon(partial(self._images.close, urgent=self._urgent))
+
+    async def _drain(self) -> None:
+        """Wait for the jobs, for as long as there is; the owner's end, also while we wait, leaves no time."""
+        with anyio.move_on_after(self._settings.drain_timeout_s):
+            while self._scheduler.jobs and not self._urgent and "failed" not in self._fleet.states:
+                await anyio.sleep(0.02)
+
+    async def _send_last_lines(self) -> None:
+        with anyio.move_on_after(_LAST_LINES_S):
+            while any(session.unsent for session in self._handlers.sessions):
+                await anyio.sleep(0.01)
+
+
+def _reach(name: str) -> None:
+    if (point := faults.point("daemon", name)) is not None:
+        point()
 
 
 def _exit_now() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
@@ -11,23 +12,32 @@ from typing import Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 from anyio.abc import SocketAttribute
 
+from vlmd_bridge import faults
 from vlmd_bridge.jobs.work import Job, TerminalLine
 from vlmd_protocol.connection import Call, Refusal, ServerConnection, error_line
 from vlmd_protocol.dialect import PLAIN, Dialect
-from vlmd_protocol.messages import EventLine, Id, Line
+from vlmd_protocol.messages import BatchLine, ErrorLine, EventLine, Id, Line
 
 log = logging.getLogger("vlmd.session")
-
-# What one turn of the event loop takes of one peer: some 2,000 short requests, so that others wait 20 ms at most.
-_READ_BYTES = 64 * 1024
 
 # Unsent bytes at which a reader counts as behind: its jobs admit no more frames until it has caught up.
 _HIGH_WATER_BYTES = 256 * 1024
 
+# Received and not run, from which on it is looked at what all connections hold together.
+_UNREAD_BYTES = 64 * 1024
+
 # Unsent bytes at which nothing more is read: refusals of a flood must not pile up.
 _MAX_UNSENT_BYTES = 4 * 1024 * 1024
+
+# How long the calls of one peer run before the others have their turn: 64 that flood keep one that does not waiting for
+# some 0.1 s.
+_TURN_S = 0.002
+
+# When one that had to be closed may come again.
+SHED_RETRY_MS = 2000
 
 # A peer that takes no byte for so long is closed.
 _STALL_TIMEOUT_S = 30.0
@@ -42,6 +52,10 @@ _HANGUP_CHECK_S = 0.05
 class Dispatcher(Protocol):
     """What the daemon does with a session's calls."""
 
+    @property
+    def read_bytes(self) -> int:
+        """What one turn of the event loop takes of one peer."""
+
     def dispatch(self, session: Session, call: Call) -> None:
         """Run a call; exactly one terminal line follows, now or later."""
 
@@ -50,6 +64,9 @@ class Dispatcher(Protocol):
 
     def caught_up(self) -> None:
         """A session's reader is no longer behind."""
+
+    def holds_more(self) -> None:
+        """A session holds more of its peer's bytes than before."""
 
 
 class Session:
@@ -62,16 +79,20 @@ class Session:
         self._dispatcher = dispatcher
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
+        self._next_look_bytes = _MAX_UNSENT_BYTES
         self._released: deque[Call] = deque()
         self._wake = anyio.Event()
         self._idle = anyio.Event()
         self._room = anyio.Event()
         self._closing = False
+        self._scope: anyio.CancelScope | None = None
+        self._at_batch = faults.point("daemon", "batch")
 
     async def run(self) -> None:
         """Serve until the peer is gone or has nothing left to ask and to get."""
         try:
             async with anyio.create_task_group() as tasks:
+                self._scope = tasks.cancel_scope
                 tasks.start_soon(self._write, tasks.cancel_scope)
                 await self._read()
                 await self._finish_up()
@@ -80,6 +101,7 @@ class Session:
             self._closing = True
             for job in list(self.jobs.values()):
                 self._dispatcher.cancel(job)
+            self.connection.close()
 
     # --- lines ------------------------------------------------------------------------------------------------
 
@@ -97,10 +119,40 @@ class Session:
         """Queue a line that ends no request."""
         if self._closing:
             return
+        if self._at_batch is not None and isinstance(line, BatchLine):
+            self._at_batch()
         data = self.connection.encode(line)
         self._outbox.append(data)
         self._outbox_bytes += len(data)
         self._wake.set()
+        if self._outbox_bytes > self._next_look_bytes:
+            self._next_look_bytes = self._outbox_bytes + _MAX_UNSENT_BYTES
+            self._dispatcher.holds_more()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held for the peer: lines that are not complete or not begun, and answers that it has not taken."""
+        return self.connection.unread_bytes + self._outbox_bytes
+
+    def shed(self, reason: str) -> None:
+        """Close the connection; `reason` goes into the log and, where the peer reads, to the peer."""
+        if self._closing:
+            return
+        log.warning("closing a connection: %s", reason)
+        self._closing = True
+        if not self._outbox:
+            self._say(error_line(None, reason, "busy", data={"retryAfterMs": SHED_RETRY_MS}))
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        self.connection.close()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _say(self, line: ErrorLine) -> None:
+        """Send a line past the queue, if the socket takes it at once."""
+        raw: socket.socket = self._stream.extra(SocketAttribute.raw_socket)
+        with contextlib.suppress(OSError):
+            raw.send(self.connection.encode(line))
 
     def end(self, line: TerminalLine) -> None:
         """Queue the terminal line of a request, and run what waited for its turn."""
@@ -136,19 +188,27 @@ class Session:
                 self._room = anyio.Event()
                 await self._room.wait()
             try:
-                data = await self._stream.receive(_READ_BYTES)
+                data = await self._stream.receive(self._dispatcher.read_bytes)
             except anyio.EndOfStream:
-                self._take(self.connection.receive_eof())
+                await self._take(self.connection.receive_eof())
                 return
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 self._closing = True
                 return
-            if not self._take(self.connection.receive(data)):
+            if not await self._take(self.connection.receive(data)):
                 return
+            if self.connection.unread_bytes > _UNREAD_BYTES:
+                self._dispatcher.holds_more()
 
-    def _take(self, events: Iterator[Call | Refusal]) -> bool:
+    async def _take(self, events: Iterator[Call | Refusal]) -> bool:
         """Run calls and answer refusals; False once the stream cannot be followed any further."""
+        turn_ends = anyio.current_time() + _TURN_S
         for event in events:
+            if anyio.current_time() > turn_ends:
+                await anyio.lowlevel.checkpoint()
+                turn_ends = anyio.current_time() + _TURN_S
+            if self._closing:
+                return False
             if isinstance(event, Refusal):
                 self.send(event.line)
                 if event.fatal:
@@ -179,9 +239,12 @@ class Session:
                     self._dispatcher.dispatch(self, self._released.popleft())
                 while self._outbox:
                     await self._send(self._outbox[0])
+                    if not self._outbox:
+                        return  # shed meanwhile
                     was_behind = not self.writable
                     self._outbox_bytes -= len(self._outbox.popleft())
                     if was_behind and self.writable:
+                        self._next_look_bytes = _MAX_UNSENT_BYTES
                         self._dispatcher.caught_up()
                         self._room.set()
                 if not self.connection.live:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlmd_bridge.paths import store_file
+from vlmd_bridge.store.bounds import DEFAULT_BOUNDS, Bounds
 from vlmd_protocol.dialect import ADR, PLAIN, Dialect
 
 
@@ -29,11 +31,18 @@ class DaemonSettings:
         verbose: log at debug level.
         batch_width: sequences decoded together, 0 for the engine's own choice.
         threads: BLAS threads of the engine, 0 for its own choice.
-        image_processes: how many decode pictures.
+        switched_off: optimisations that the engine does without (`engine.switches`).
+        hang_timeout_s: how long an engine with work may show no progress; ten times as long while it computes.
+        crash_window_s: an engine that crashed five times within so long, and finished nothing between, rests as long.
+        image_processes: how many decode pictures, 0 for as many as the cores allow.
         image_timeout_s: how long one picture may take before its process is replaced.
         max_source_pixels: largest picture that is decoded.
         max_source_bytes: largest picture file that is read.
         image_memory_bytes: memory limit of an image process.
+        faults: fault points to arm (`vlmd_bridge.faults`), none where empty.
+        cache: whether jobs use the result store that say nothing about it.
+        store_path: of the result store, opened when a job first needs it.
+        store_bounds: how much it keeps.
         fingerprint: digest of the configuration, which tells a client whether a shared daemon is the one it wants.
     """
 
@@ -53,11 +62,18 @@ class DaemonSettings:
     verbose: bool = False
     batch_width: int = 0
     threads: int = 0
-    image_processes: int = 1
+    switched_off: tuple[str, ...] = ()
+    hang_timeout_s: float = 120.0
+    crash_window_s: float = 180.0
+    image_processes: int = 0
     image_timeout_s: float = 20.0
     max_source_pixels: int = 100_000_000
     max_source_bytes: int = 256 * 1024 * 1024
     image_memory_bytes: int = 2 * 1024 * 1024 * 1024
+    faults: str = ""
+    cache: bool = False
+    store_path: Path = field(default_factory=store_file)
+    store_bounds: Bounds = DEFAULT_BOUNDS
     fingerprint: str = ""
 
     @property

@@ -1,4 +1,4 @@
-"""Reasons to stop that come from outside: signals, an owner that is gone, nobody who needs us."""
+"""What comes with time or from outside: signals, an owner that is gone, nobody who needs us, what is too old."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import anyio.abc
 _PARENT_CHECK_S = 0.25
 
 _IDLE_CHECK_S = 0.25
+
+# What is kept for minutes is forgotten within this time.
+_AGE_CHECK_S = 15.0
 
 
 async def watch_signals(on_stop: Callable[[str], None], on_second: Callable[[], None]) -> None:
@@ -63,6 +66,13 @@ async def watch_idle(timeout_s: float, busy: Callable[[], bool], leave: Callable
             if leave():
                 return
             idle_since = now
+
+
+async def watch_age(forget_old: Callable[[], None]) -> None:
+    """Call `forget_old` now and then."""
+    while True:
+        await anyio.sleep(_AGE_CHECK_S)
+        forget_old()
 
 
 def _is_pipe(fd: int) -> bool:
