@@ -1,0 +1,1 @@
+"""`vlmd bench`: how fast a model describes frames on this machine, and what would make it faster."""
