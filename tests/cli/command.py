@@ -26,6 +26,7 @@ class Command:
         self.folder = Path(tempfile.mkdtemp(prefix="vlmd-c-", dir="/tmp"))
         self.socket = self.folder / "s.sock"
         self.log = self.folder / "vlmd.log"
+        self.cache = self.folder / "cache" / "results.db"
         self.config = self.folder / "config.toml"
         self.config.write_text("")
         self._started: list[subprocess.Popen[str]] = []
@@ -34,6 +35,7 @@ class Command:
             "VLMD_CONFIG": str(self.config),
             "VLMD_LOG_FILE": str(self.log),
             "VLMD_SOCKET": str(self.socket),
+            "VLMD_CACHE_FILE": str(self.cache),
             "COLUMNS": "120",
         }
 

@@ -143,7 +143,7 @@ def test_no_model_anywhere_names_one_and_the_demo(vlmd: Command, frames: list[st
 
 
 def test_model_that_fails_to_load(vlmd: Command, frames: list[str]) -> None:
-    done = vlmd.run("describe", "--model", "fake:fault=load", frames[0], status=4)
+    done = vlmd.run("describe", "--model", "fake:broken=1", frames[0], status=4)
     assert "model_invalid" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -143,7 +143,7 @@ def test_serve_imports_nothing_heavy(vlmd: Command) -> None:
     code = (
         "import sys\n"
         "import vlmd_bridge.daemon.main as daemon\n"
-        "daemon.run = lambda settings: print(*sorted(sys.modules)) or 0\n"
+        "daemon.run = lambda settings, **_: print(*sorted(sys.modules)) or 0\n"
         "from vlmd_bridge.cli.main import main\n"
         "sys.exit(main(['serve', '--model', 'fake']))\n"
     )

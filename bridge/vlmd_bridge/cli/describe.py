@@ -40,6 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="instructions instead of the built-in ones; @FILE reads them")
     parser.add_argument("--schema", metavar="FILE", help="JSON Schema that each frame's record validates against")
     parser.add_argument("--no-grammar", action="store_true", help="leave the model's output unconstrained")
+    parser.add_argument(
+        "--dedupe",
+        type=_threshold,
+        nargs="?",
+        const=True,
+        metavar="THRESHOLD",
+        help="describe only frames that differ from the last described one; THRESHOLD is the fraction of the pixels "
+        "that may differ beyond noise, cursor and pointer (0)",
+    )
+    parser.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        help="keep results on this machine, and infer nothing twice (default: the daemon's setting)",
+    )
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--fps", type=float, metavar="N", help="the pictures were taken N a second")
     when.add_argument("--timestamps", metavar="FILE", help="seconds of each picture, one a line")
@@ -53,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_socket_argument(parser)
 
 
+def _threshold(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError("takes a fraction from 0 to 1, or nothing: then write it behind the pictures")
+
+
 def run(args: argparse.Namespace) -> int:
     """Describe the pictures."""
     found = config.load(
@@ -62,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             "batch_size": args.batch_size,
             "max_tokens": args.max_tokens,
             "socket": args.socket,
+            "cache": args.cache,
         }
     )
     try:
@@ -147,6 +169,8 @@ class _Job:
                 prompt=self._prompt,
                 schema=self._schema,
                 grammar=not self._args.no_grammar,
+                dedupe=self._args.dedupe,
+                cache=True if settings.cache else self._args.cache,
             ) as batches,
         ):
             for batch in batches:

@@ -27,8 +27,10 @@ VERBS: Final = {
     "status": "show the shared daemon's models, queue and memory",
     "stop": "let the shared daemon finish what runs, and end it",
     "logs": "show the log",
+    "cache": "show what the result store holds, or empty it",
     "demo": "describe a synthetic recording with the demonstration's own model",
     "mlx-bridge": "be the bridge that ADR-006's adapter starts",
+    "bench": "measure how fast a model describes frames here, and what would make it faster",
     "config": "show every setting and where it comes from",
 }
 

@@ -21,4 +21,6 @@ def to_result(frame: Frame) -> FrameResult:
         error=frame.error,
         code=frame.code,
         id=frame.id,
+        duplicate_of=frame.duplicate_of,
+        cached=frame.cached,
     )

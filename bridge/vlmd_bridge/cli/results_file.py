@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ class ResultsFile:
         complete_bytes = 0
         # A descriptor of its own: reading moves no position that appending would use.
         with open(os.dup(self._fd), "rb") as stream:
-            if not stream.seekable():
+            # A pipe or a device holds nothing of ours, and /dev/full gives zeros without end.
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 return
             stream.seek(0)
             for number, line in enumerate(stream, 1):

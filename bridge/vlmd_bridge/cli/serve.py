@@ -28,10 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, metavar="N", help="frames decoded together; 0: the engine's choice")
     parser.add_argument("--threads", type=int, metavar="N", help="engine threads; 0: the engine's choice")
     parser.add_argument("--image-processes", type=int, metavar="N", help="processes that open pictures")
+    parser.add_argument(
+        "--cache", action=argparse.BooleanOptionalAction, help="use the result store for jobs that do not say"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
+    backstop = None
+    if args.owned:
+        from vlmd_bridge.daemon.backstop import Backstop
+
+        backstop = Backstop(os.getppid())
     from vlmd_bridge import config
     from vlmd_bridge.cli.daemon_settings import daemon_settings
     from vlmd_protocol.paths import shared_socket_path
@@ -47,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         "width": args.width,
         "threads": args.threads,
         "image_processes": args.image_processes,
+        "cache": args.cache,
     }
     found = config.load(flags)
     chosen = found.settings
@@ -68,4 +77,4 @@ def run(args: argparse.Namespace) -> int:
     )
     from vlmd_bridge.daemon.main import run as run_daemon
 
-    return run_daemon(settings)
+    return run_daemon(settings, backstop=backstop)

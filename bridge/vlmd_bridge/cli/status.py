@@ -55,10 +55,23 @@ def _rows(status: StatusResult) -> Iterator[tuple[str, str]]:
         f"{queue.jobs} jobs; frames: {queue.queued} queued, {queue.decoding} decoding, {queue.ready} ready, "
         f"{queue.running} running",
     )
-    yield "frames", f"{status.frames_done} described, {status.frames_failed} failed"
+    yield "frames", f"{status.frames_done} described{_known(status)}, {status.frames_failed} failed"
     yield "image processes", ", ".join(f"pid {pid}" for pid in status.image_processes) or "none"
+    if status.cache is not msgspec.UNSET:
+        yield "result store", f"{status.cache.state}, {status.cache.path}"
+        if status.cache.warning is not None:
+            yield "", status.cache.warning
     yield "log file", status.log_file or "none"
     yield "fingerprint", status.fingerprint
+    if status.faults:
+        yield "fault points", ", ".join(status.faults)
+
+
+def _known(status: StatusResult) -> str:
+    """How many of the described frames needed no inference."""
+    counts = ((status.frames_cached, "from the store"), (status.frames_duplicate, "duplicates"))
+    parts = [f"{count} {what}" for count, what in counts if count is not msgspec.UNSET and count]
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _model_rows(model: ModelStatus) -> Iterator[tuple[str, str]]:
