@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import fake_daemon
 from tests.support.fake_server import Dialogue, FakeServer, Message
+from vlmd_protocol.messages import StatusResult
 from vlmd_protocol.paths import lock_path
 
 COMMAND = [sys.executable, fake_daemon.__file__]
@@ -104,6 +105,13 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.005)
+
+
+def inferred(status: StatusResult) -> int:
+    """Return for how many frames the engine was asked."""
+    assert isinstance(status.frames_cached, int)
+    assert isinstance(status.frames_duplicate, int)
+    return status.frames_done - status.frames_cached - status.frames_duplicate
 
 
 def wait_until_gone(pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,6 +98,47 @@ def test_results_of_other_frames_are_refused(wrong: list[int]) -> None:
     results = [msgspec.structs.replace(line.results[0], index=index) for index in wrong]
     with pytest.raises(ProtocolError, match="come next"):
         job.receive(Batched(1, results, None, False))
+
+
+def test_requests_of_one_recording_name_one_series_and_another_after_a_loss() -> None:
+    job = make(batch_size=2)
+    job.add(frames(0, 2))
+    series = job.params(0).series
+    for line in lines_for(job, 0, 1):
+        job.receive(line)
+    job.note_more()
+    assert job.take() is not None
+    job.add(frames(2, 2))
+    assert job.params(0).series == series is not None
+    job.unask()
+    assert job.params(0).series not in (series, None)
+    other = make(batch_size=2)
+    other.add(frames(0, 2))
+    assert other.params(0).series not in (job.params(0).series, series)
+
+
+def test_a_slow_source_is_compared_with_the_request_before() -> None:
+    job: DescribeJob[object] = DescribeJob(DescribeParams(images=frames(0, 1), batch_size=2, dedupe=True), None)
+    job.add(frames(0, 2))
+    job.add(frames(2, 2))
+    assert job.unasked() == [0]
+    for line in lines_for(job, 0, 1):
+        assert job.unasked() == []
+        job.receive(line)
+    assert job.unasked() == [1]
+    full: DescribeJob[object] = DescribeJob(DescribeParams(images=frames(0, 1), batch_size=2, dedupe=True), None)
+    full.add(frames(0, full.chunk_frames))
+    full.add(frames(full.chunk_frames, full.chunk_frames))
+    assert full.unasked() == [0, 1]
+
+
+@pytest.mark.parametrize(("options", "count"), [({}, 2), ({"mode": "interleaved"}, 4), ({"dedupe": False}, 4)])
+def test_a_request_that_is_alone_or_not_compared_names_no_series(options: dict[str, Any], count: int) -> None:
+    job: DescribeJob[object] = DescribeJob(DescribeParams(images=frames(0, 1), batch_size=2, **options), count)
+    job.add(frames(0, 2))
+    if count == 2:
+        job.end_input()
+    assert job.params(0).series is None
 
 
 def test_an_early_end_is_refused() -> None:

@@ -82,7 +82,7 @@ def test_a_load_restarts_the_deadline(images: list[Path]) -> None:
 
 
 def test_a_model_that_cannot_be_loaded(images: list[Path]) -> None:
-    with own("fake:fault=load") as client, pytest.raises((vlmd.StartError, vlmd.ModelError)) as caught:
+    with own("fake:broken=1") as client, pytest.raises((vlmd.StartError, vlmd.ModelError)) as caught:
         client.describe_all(images)
     assert isinstance(caught.value, vlmd.StartError | vlmd.ModelError)
     assert caught.value.code.startswith("model_")

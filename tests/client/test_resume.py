@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import threading
 import time
@@ -62,21 +61,6 @@ def test_a_restart_that_fails_is_tried_again(journal: Journal) -> None:
     with vlmd.Client(command=COMMAND) as client:
         check(list(client.describe(IMAGES)), 40)
     assert len(journal.pids) == 3
-
-
-def test_killed_at_random_points(journal: Journal) -> None:
-    journal.faults(pause_s=0.002)
-    batches: list[vlmd.Batch] = []
-    rng = random.Random(7)
-    with vlmd.Client(command=COMMAND) as client:
-        kills = set(rng.sample(range(1, 150), 3))
-        for batch in client.describe(f"/{at}.png" for at in range(600)):
-            batches.append(batch)
-            if batch.batch in kills:
-                os.kill(journal.pids[-1], signal.SIGKILL)
-    check(batches, 600)
-    print(f"{len(journal.pids) - 1} kills, 600 frames, each once and in order")
-    assert len(journal.pids) == 4
 
 
 def test_without_resume_the_loss_is_raised(journal: Journal) -> None:

@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from vlmd._clock import AwakeClock
 from vlmd._runtime import Procedure
 
 _Result = TypeVar("_Result")
@@ -18,7 +19,8 @@ _Result = TypeVar("_Result")
 class AsyncSignal:
     """An `anyio.Event` that can be cleared."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: AwakeClock) -> None:
+        self._clock = clock
         self._event = anyio.Event()
 
     def set(self) -> None:
@@ -30,9 +32,14 @@ class AsyncSignal:
         self._event = anyio.Event()
 
     async def wait(self, until_s: float | None) -> None:
-        """Return when it is set or `until_s` passes."""
-        with anyio.CancelScope(deadline=math.inf if until_s is None else until_s):
+        """Return when it is set, `until_s` passes, or a piece of the time to it has."""
+        if until_s is None or until_s == math.inf:
             await self._event.wait()
+            return
+        began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+        with anyio.move_on_after(slice_s):
+            await self._event.wait()
+        self._clock.ended(began, slice_s)
 
 
 class AsyncLock:
@@ -55,17 +62,18 @@ class AsyncRuntime:
     be read from; `stop` ends it.
     """
 
-    def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, clock: AwakeClock | None = None) -> None:
         self._tasks = tasks
+        self._clock = clock or AwakeClock(anyio.current_time)
         self._scopes: set[anyio.CancelScope] = set()
 
     def now_s(self) -> float:
-        """Return the event loop's time."""
-        return anyio.current_time()
+        """Return the event loop's time, that in which this process could not run left out."""
+        return self._clock.now_s()
 
     def signal(self) -> AsyncSignal:
         """Return a new signal."""
-        return AsyncSignal()
+        return AsyncSignal(self._clock)
 
     def lock(self) -> AsyncLock:
         """Return a new lock."""
@@ -81,10 +89,14 @@ class AsyncRuntime:
 
     async def writable(self, fd: int, until_s: float) -> bool:
         """Suspend the task."""
-        with anyio.CancelScope(deadline=until_s):
-            await anyio.wait_writable(fd)
-            return True
-        return False
+        while True:
+            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+            with anyio.move_on_after(slice_s):
+                await anyio.wait_writable(fd)
+                return True
+            self._clock.ended(began, slice_s)
+            if self.now_s() >= until_s:
+                return False
 
     def background(self, procedure: Procedure, name: str) -> None:
         """Start a task."""

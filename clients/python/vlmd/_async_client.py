@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
-from typing import Any, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import anyio
 import anyio.abc
@@ -23,7 +23,7 @@ from vlmd._results import Frame
 from vlmd._settings import resolve
 from vlmd._types import Value
 from vlmd_protocol.errors import ClosedError
-from vlmd_protocol.messages import CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
+from vlmd_protocol.messages import CacheResult, CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
 
 
 class AsyncClient:
@@ -70,6 +70,15 @@ class AsyncClient:
             DeadlineError: it does not answer in time.
         """
         return await self._core.status()
+
+    async def cache(self, action: Literal["info", "clear"] = "info") -> CacheResult:
+        """Return what the daemon's result store holds; ``clear`` removes everything in it first.
+
+        Raises:
+            DaemonError: there is no usable daemon.
+            DeadlineError: it does not answer in time.
+        """
+        return await self._core.cache(action)
 
     async def shutdown(self) -> ShutdownResult:
         """Tell the daemon, a shared one too, to drain and end. A later call starts another.

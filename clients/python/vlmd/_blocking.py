@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import TypeVar
 
+from vlmd._clock import AwakeClock
 from vlmd._runtime import Procedure
 
 _Result = TypeVar("_Result")
@@ -32,7 +34,8 @@ def run(procedure: Coroutine[object, None, _Result]) -> _Result:
 class BlockingSignal:
     """A `threading.Event` with a deadline instead of a timeout."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: AwakeClock) -> None:
+        self._clock = clock
         self._event = threading.Event()
 
     def set(self) -> None:
@@ -44,8 +47,13 @@ class BlockingSignal:
         self._event.clear()
 
     async def wait(self, until_s: float | None) -> None:
-        """Block the thread until it is set or `until_s` passes."""
-        self._event.wait(None if until_s is None else max(0.0, until_s - time.monotonic()))
+        """Block the thread until it is set, `until_s` passes, or a piece of the time to it has."""
+        if until_s is None or until_s == math.inf:
+            self._event.wait()
+            return
+        began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+        self._event.wait(slice_s)
+        self._clock.ended(began, slice_s)
 
 
 class BlockingLock:
@@ -66,13 +74,16 @@ class BlockingLock:
 class BlockingRuntime:
     """Implements `Runtime` on threads."""
 
+    def __init__(self, clock: AwakeClock | None = None) -> None:
+        self._clock = clock or AwakeClock()
+
     def now_s(self) -> float:
-        """Return `time.monotonic`."""
-        return time.monotonic()
+        """Return the time that this process could run."""
+        return self._clock.now_s()
 
     def signal(self) -> BlockingSignal:
         """Return a new signal."""
-        return BlockingSignal()
+        return BlockingSignal(self._clock)
 
     def lock(self) -> BlockingLock:
         """Return a new lock."""
@@ -92,7 +103,13 @@ class BlockingRuntime:
         """Block the thread in `poll`."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        return bool(poll.poll(max(0.0, until_s - time.monotonic()) * 1000))
+        while True:
+            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+            if poll.poll(slice_s * 1000):
+                return True
+            self._clock.ended(began, slice_s)
+            if self.now_s() >= until_s:
+                return False
 
     def background(self, procedure: Procedure, name: str) -> None:
         """Start a daemon thread: an idle client does not keep the interpreter alive."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from vlmd._connector import TERM_S, Connector
 from vlmd._link import Box, Link
@@ -14,11 +14,22 @@ from vlmd._session import Answered, Broken, Refused
 from vlmd._settings import Settings
 from vlmd_protocol.codec import Malformed, decode_result
 from vlmd_protocol.errors import ClosedError, ConnectionLostError, DeadlineError, ProtocolError, VlmdError
-from vlmd_protocol.messages import HelloResult, NoParams, PingResult, ShutdownResult, StatusResult, Wire
+from vlmd_protocol.messages import (
+    CacheParams,
+    CacheResult,
+    HelloResult,
+    NoParams,
+    PingResult,
+    ShutdownResult,
+    StatusResult,
+    Wire,
+)
 
 _Result = TypeVar("_Result", bound=Wire)
 
 _END_CHECK_S = 0.01
+
+_REPEATABLE = ("ping", "status")
 
 
 class ClientCore:
@@ -54,6 +65,10 @@ class ClientCore:
     async def status(self) -> StatusResult:
         """Ask how it is."""
         return await self._call("status", StatusResult)
+
+    async def cache(self, action: Literal["info", "clear"]) -> CacheResult:
+        """Look at its result store, or empty it."""
+        return await self._call("cache", CacheResult, CacheParams(action=action))
 
     async def shutdown(self) -> ShutdownResult:
         """Tell it to drain and end."""
@@ -150,10 +165,26 @@ class ClientCore:
         if isinstance(link.lost, ConnectionLostError) and not (self._ending or link.draining):
             self.connector.note_crash()
 
-    async def _call(self, method: str, result_type: type[_Result]) -> _Result:
+    async def _call(self, method: str, result_type: type[_Result], params: Wire | None = None) -> _Result:
+        """Ask, and once more where an older connection turns out to be dead, as after a night.
+
+        Only what changes nothing, and not on a connection made for this very call, whose end says something.
+
+        Raises:
+            VlmdError: as `link` says, or that there was no answer.
+        """
+        older = self.current_link() is not None
+        try:
+            return await self._call_once(method, result_type, params)
+        except ConnectionLostError:
+            if not older or method not in _REPEATABLE or self._closed:
+                raise
+            return await self._call_once(method, result_type, params)
+
+    async def _call_once(self, method: str, result_type: type[_Result], params: Wire | None = None) -> _Result:
         link = await self.link()
         box = Box(self.runtime)
-        request_id = link.post(method, NoParams(), box)
+        request_id = link.post(method, NoParams() if params is None else params, box)
         limit_s = self.settings.timeouts.connect_s
         until_s = self.runtime.now_s() + limit_s
         try:

@@ -6,6 +6,7 @@ and of another daemon; numbers and progress are the job's own and go on.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic
@@ -26,6 +27,9 @@ CHUNK_FRAMES = 256
 
 # Requests of one job that are under way: the engine does not idle between two chunks.
 MAX_CHUNKS = 2
+
+# Names of series, of which no two jobs of a connection have the same.
+_SERIES = itertools.count(1)
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class DescribeJob(Generic[Value_co]):
         self._batches = 0
         self._input_ended = False
         self._more_known = False
+        self._series = next(_SERIES)
         self.live = False
         self.batch_size = options.batch_size
         # A multiple of the batch size, so that batches do not straddle requests; two batches at least, so that one
@@ -116,13 +121,22 @@ class DescribeJob(Generic[Value_co]):
     # --- requests ---------------------------------------------------------------------------------------------
 
     def unasked(self) -> list[int]:
-        """Return the positions of chunks that need a request."""
-        return [at for at, chunk in enumerate(self._chunks) if chunk.request_id is None and not chunk.complete]
+        """Return the positions of chunks that need a request now."""
+        positions: list[int] = []
+        for at, chunk in enumerate(self._chunks):
+            idle = not (positions or self.under_way)
+            if chunk.request_id is None and not chunk.complete and (idle or not self._follows(chunk)):
+                positions.append(at)
+        return positions
 
     def params(self, at: int) -> DescribeParams:
         """Return the request for what chunk `at` has not got."""
         chunk = self._chunks[at]
-        return msgspec.structs.replace(self._options, images=chunk.frames[chunk.received :])
+        return msgspec.structs.replace(
+            self._options,
+            images=chunk.frames[chunk.received :],
+            series=self._series if self._in_series(chunk) else None,
+        )
 
     def asked(self, at: int, request_id: int) -> None:
         """Note that chunk `at` was asked for."""
@@ -156,6 +170,7 @@ class DescribeJob(Generic[Value_co]):
 
     def unask(self, request_id: int | None = None) -> None:
         """Forget one request or, when the connection is lost, all of them; what they did not deliver is unasked."""
+        self._series = next(_SERIES)  # what the daemon knows may be of frames that come after those asked for again
         for chunk in self._chunks:
             if request_id is None or chunk.request_id == request_id:
                 chunk.request_id = None
@@ -180,6 +195,15 @@ class DescribeJob(Generic[Value_co]):
     def finished(self) -> bool:
         """Whether everything was delivered."""
         return self._input_ended and not self._chunks
+
+    def _in_series(self, chunk: _Chunk) -> bool:
+        """Whether the daemon is to compare a chunk's frames with those of others: there are some, and it may."""
+        alone = self._input_ended and self._taken == len(chunk.frames)
+        return not alone and self._options.mode == "parallel" and self._options.dedupe is not False
+
+    def _follows(self, chunk: _Chunk) -> bool:
+        """Whether a chunk waits for the one before, to be compared with it: a slow source does not fill requests."""
+        return bool(self._options.dedupe) and len(chunk.frames) < self.chunk_frames
 
     def _is_last_known(self) -> bool:
         """Whether the next batch is the last of all frames taken so far."""

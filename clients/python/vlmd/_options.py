@@ -15,7 +15,7 @@ from vlmd._schema import schema_of
 from vlmd._settings import model_name
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.limits import DEFAULT_BATCH_SIZE, DEFAULT_MAX_TOKENS
-from vlmd_protocol.messages import DescribeParams, ImageRef, Mode, Priority
+from vlmd_protocol.messages import DedupeOptions, DescribeParams, ImageRef, Mode, Priority
 
 # Stands where each request's own images go; never sent.
 _NO_IMAGES = [ImageRef(image_path="")]
@@ -62,6 +62,13 @@ class DescribeOptions(TypedDict, total=False):
         prompt: instructions instead of the built-in ones.
         grammar: False leaves the model's output unconstrained.
         priority: ``interactive`` goes before ``batch`` (default).
+        dedupe: True to describe only frames that differ from the last described one by more than a codec's noise, a
+            blinking text cursor or a moved mouse pointer; a number from 0 to 1 is the fraction of the pixels that may
+            differ beyond that. The other frames carry that one's text and name it in `duplicate_of`. In any case frames
+            of equal bytes are inferred once, unless this is False. A list is asked for in requests of 256 frames, what
+            comes slowly in smaller ones; each goes on from the last that has ended, on the same connection.
+        cache: True to have the daemon's result store asked and filled, False to have it left alone; by default its
+            configuration decides.
         on_progress: called in the caller's thread or task before each batch is returned.
         timeouts: instead of the client's.
         resume: instead of the client's.
@@ -75,6 +82,8 @@ class DescribeOptions(TypedDict, total=False):
     prompt: str | None
     grammar: bool
     priority: Priority
+    dedupe: bool | float | None
+    cache: bool | None
     on_progress: Callable[[Progress], None] | None
     timeouts: Timeouts | None
     resume: bool | None
@@ -93,6 +102,8 @@ def start_run(
     prompt: str | None = None,
     grammar: bool = True,
     priority: Priority = "batch",
+    dedupe: bool | float | None = None,
+    cache: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     timeouts: Timeouts | None = None,
     resume: bool | None = None,
@@ -113,6 +124,8 @@ def start_run(
         schema=None if found is None else found.document,
         grammar=grammar,
         priority=priority,
+        dedupe=dedupe if dedupe is None or isinstance(dedupe, bool) else DedupeOptions(threshold=dedupe),
+        cache=cache,
     )
     source = Source(images, core.runtime)
     return DescribeRun(

@@ -29,6 +29,8 @@ class Frame(Generic[Value_co]):
         error: why this frame failed; the string fields are filled all the same.
         code: one of `vlmd_protocol.errors.FRAME_CODES` where it failed.
         id: as the caller gave it.
+        duplicate_of: `index` of the earlier frame whose text this one carries, where `dedupe` was asked for.
+        cached: whether the text came from the result store, where `cache` was asked for.
     """
 
     index: int
@@ -44,6 +46,8 @@ class Frame(Generic[Value_co]):
     code: str | None = None
     id: int | str | None = None
     value: Value_co | None = None
+    duplicate_of: int | None = None
+    cached: bool = False
 
     @property
     def ok(self) -> bool:
@@ -74,6 +78,8 @@ class Frame(Generic[Value_co]):
             code=code,
             id=result.id,
             value=value,
+            duplicate_of=result.duplicate_of,
+            cached=result.cached,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 from vlmd._blocking import BlockingRuntime, run
 from vlmd._core import ClientCore
@@ -18,7 +18,7 @@ from vlmd._settings import resolve
 from vlmd._sync_batches import Batches
 from vlmd._sync_generation import Generation
 from vlmd._types import Value
-from vlmd_protocol.messages import CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
+from vlmd_protocol.messages import CacheResult, CountResult, HelloResult, PingResult, ShutdownResult, StatusResult
 
 
 class Client:
@@ -63,6 +63,15 @@ class Client:
             DeadlineError: it does not answer in time.
         """
         return run(self._core.status())
+
+    def cache(self, action: Literal["info", "clear"] = "info") -> CacheResult:
+        """Return what the daemon's result store holds; ``clear`` removes everything in it first.
+
+        Raises:
+            DaemonError: there is no usable daemon.
+            DeadlineError: it does not answer in time.
+        """
+        return run(self._core.cache(action))
 
     def shutdown(self) -> ShutdownResult:
         """Tell the daemon, a shared one too, to drain and end. A later call starts another.
