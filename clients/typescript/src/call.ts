@@ -7,17 +7,24 @@ import type { Shape } from "./shape.js";
 import type { Link } from "./transport.js";
 import { Wake, nowMs } from "./wait.js";
 
-/** Methods without params that a daemon answers at once, also while it loads or infers. */
-export type SimpleMethod = "ping" | "status" | "shutdown";
+/** Methods that a daemon answers at once, also while it loads or infers. */
+export type SimpleMethod = "ping" | "status" | "cache" | "shutdown";
 
 /**
  * Ask, and return the answer, which has to come within `limitMs`.
  *
  * @throws {@link VlmdError} it does not, or is none; the reason of an aborted `signal`.
  */
-export async function call<T>(link: Link, method: SimpleMethod, shape: Shape<T>, limitMs: number, signal?: AbortSignal): Promise<T> {
+export async function call<T>(
+  link: Link,
+  method: SimpleMethod,
+  params: object,
+  shape: Shape<T>,
+  limitMs: number,
+  signal?: AbortSignal,
+): Promise<T> {
   const box = new Mailbox(new Wake());
-  const requestId = link.post(method, {}, box);
+  const requestId = link.post(method, params, box);
   const untilMs = nowMs() + limitMs;
   try {
     for (;;) {

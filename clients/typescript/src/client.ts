@@ -7,7 +7,7 @@ import { Generation, countTokens } from "./generate.js";
 import type { CountOptions, GenerateOptions } from "./generate.js";
 import type { Images } from "./images.js";
 import type { Prompt } from "./prompt.js";
-import type { CountResult, HelloResult, PingResult, ShutdownResult, StatusResult } from "./protocol.gen.js";
+import type { CacheResult, CountResult, HelloResult, PingResult, ShutdownResult, StatusResult } from "./protocol.gen.js";
 import type { StartupEvent } from "./readiness.js";
 import type { Frame } from "./results.js";
 import type { ClientOptions } from "./settings.js";
@@ -97,6 +97,11 @@ export class Client implements AsyncDisposable {
   /** Return models, queue and memory of the daemon. */
   status(options: CallOptions = {}): Promise<StatusResult> {
     return this.#core.keepalive.during(() => this.#core.status(options.signal));
+  }
+
+  /** Return what the daemon's result store holds; `clear` removes everything in it first. */
+  cache(action: "info" | "clear" = "info", options: CallOptions = {}): Promise<CacheResult> {
+    return this.#core.keepalive.during(() => this.#core.cache({ action }, options.signal));
   }
 
   /** Tell the daemon, a shared one too, to drain and end. A later call starts another. */

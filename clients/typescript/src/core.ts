@@ -6,10 +6,10 @@ import { ClosedError, ConnectionLostError, DeadlineError, ModelError, ProtocolEr
 import type { VlmdError } from "./errors.js";
 import { prefixed } from "./log.js";
 import type { LogHook } from "./log.js";
-import type { HelloResult, PingResult, ShutdownResult, StatusResult } from "./protocol.gen.js";
+import type { CacheParams, CacheResult, HelloResult, PingResult, ShutdownResult, StatusResult } from "./protocol.gen.js";
 import { Readiness, StartupFeed } from "./readiness.js";
 import type { StartupEvent } from "./readiness.js";
-import { pingResult, shutdownResult, statusResult } from "./replies.js";
+import { cacheResult, pingResult, shutdownResult, statusResult } from "./replies.js";
 import { resolveSettings } from "./settings.js";
 import type { ClientOptions, Settings } from "./settings.js";
 import type { Shape } from "./shape.js";
@@ -19,6 +19,9 @@ import type { Link } from "./transport.js";
 import { Keepalive, Wake, nowMs, orAborted, sleep } from "./wait.js";
 
 const END_CHECK_MS = 10;
+
+/** Methods that change nothing, however often they are asked. */
+const REPEATABLE: readonly SimpleMethod[] = ["ping", "status"];
 
 /** The procedures of a client. Any number of calls may run at once. */
 export class ClientCore {
@@ -64,6 +67,11 @@ export class ClientCore {
   /** Ask how it is. */
   status(signal?: AbortSignal): Promise<StatusResult> {
     return this.#call("status", statusResult, signal);
+  }
+
+  /** Look at its result store, or empty it. */
+  cache(params: CacheParams, signal?: AbortSignal): Promise<CacheResult> {
+    return this.#call("cache", cacheResult, signal, params);
   }
 
   /** Tell it to drain and end. */
@@ -234,11 +242,14 @@ export class ClientCore {
     return errorFromCode(failed.error ?? "", { code: failed.code ?? "model_load_failed" });
   }
 
-  async #call<T>(method: SimpleMethod, shape: Shape<T>, signal?: AbortSignal): Promise<T> {
+  /** Ask, and once more where an older connection turns out to be dead, as after a night; only what changes nothing. */
+  async #call<T>(method: SimpleMethod, shape: Shape<T>, signal?: AbortSignal, params: object = {}): Promise<T> {
+    const again = REPEATABLE.includes(method) && this.currentLink() !== undefined;
     const link = await this.link(signal);
     try {
-      return await call(link, method, shape, this.settings.timeouts.connectMs, signal);
+      return await call(link, method, params, shape, this.settings.timeouts.connectMs, signal);
     } catch (error) {
+      if (again && error instanceof ConnectionLostError) return this.#call(method, shape, signal, params);
       throw error === link.lost && error instanceof ConnectionLostError ? await this.explain(error) : error;
     }
   }

@@ -36,9 +36,12 @@ export type { FileImage, Image, ImageLabels, ImageLike, Images, MemoryImage } fr
 export type { MemoryBlock, Message, Prompt } from "./prompt.js";
 export { PROTOCOL_VERSION } from "./protocol.gen.js";
 export type {
+  CacheResult,
+  CacheState,
   Code,
   CountResult,
   DaemonState,
+  DedupeOptions,
   FinishReason,
   FrameCode,
   HelloResult,

@@ -22,6 +22,9 @@ const CHUNK_FRAMES = 256;
 // Requests of one job that are under way: the engine does not idle between two chunks.
 const MAX_CHUNKS = 2;
 
+// Names of series, of which no two jobs of a connection have the same.
+let lastSeries = 0;
+
 /** Frames of one request. What is asked for is a suffix of `frames` after a resumption. */
 interface Chunk {
   readonly frames: readonly SourceFrame[];
@@ -31,7 +34,7 @@ interface Chunk {
 }
 
 /** The options of a job: params whose images are put in chunk by chunk. */
-export type JobOptions = Omit<DescribeParams, "images">;
+export type JobOptions = Omit<DescribeParams, "images" | "series">;
 
 /** State of one job. */
 export class DescribeJob {
@@ -47,6 +50,7 @@ export class DescribeJob {
   #batches = 0;
   #inputEnded = false;
   #moreKnown = false;
+  #series = ++lastSeries;
 
   /** @throws {@link InvalidRequestError} the batch size is out of bounds. */
   constructor(options: JobOptions, total: number | undefined) {
@@ -99,14 +103,16 @@ export class DescribeJob {
 
   /** Whether frames wait to be asked for. */
   get wantsRequest(): boolean {
-    return this.#chunks.some(isUnasked);
+    return this.#chunks.some((chunk) => this.#isToAsk(chunk));
   }
 
   /** Ask, by `post`, for whatever is neither delivered nor under way. */
   ask(post: (params: DescribeParams) => number): void {
-    for (const chunk of this.#chunks.filter(isUnasked)) {
+    for (const chunk of this.#chunks) {
+      if (!this.#isToAsk(chunk)) continue;
       const images = chunk.frames.slice(chunk.received).map((frame) => frame.ref);
-      chunk.requestId = post({ ...this.#options, images });
+      const series = this.#isInSeries(chunk) ? { series: this.#series } : {};
+      chunk.requestId = post({ ...this.#options, images, ...series });
     }
   }
 
@@ -143,6 +149,7 @@ export class DescribeJob {
 
   /** Forget one request or, when the connection is lost, all of them: what they did not deliver is asked for again. */
   unask(requestId?: number): void {
+    this.#series = ++lastSeries; // what the daemon knows may be of frames that come after those asked for again
     for (const chunk of this.#chunks) {
       if (requestId === undefined || chunk.requestId === requestId) chunk.requestId = undefined;
     }
@@ -166,6 +173,18 @@ export class DescribeJob {
   /** Whether everything was delivered. */
   get finished(): boolean {
     return this.#inputEnded && this.#chunks.length === 0;
+  }
+
+  /** Whether to ask for a chunk now. One of a slow source, which fills no request, is compared with the one before. */
+  #isToAsk(chunk: Chunk): boolean {
+    const follows = Boolean(this.#options.dedupe) && chunk.frames.length < this.chunkFrames;
+    return isUnasked(chunk) && !(follows && this.underWay.length > 0);
+  }
+
+  /** Whether the daemon is to compare a chunk's frames with those of others: there are some, and it may. */
+  #isInSeries(chunk: Chunk): boolean {
+    const alone = this.#inputEnded && this.#taken === chunk.frames.length;
+    return !alone && this.#options.mode !== "interleaved" && this.#options.dedupe !== false;
   }
 
   /** Whether the next batch is there, and the last of all frames taken so far. */

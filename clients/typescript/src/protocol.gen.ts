@@ -288,6 +288,7 @@ export const METHODS = [
   "generate",
   "count_tokens",
   "cancel",
+  "cache",
   "shutdown",
 ] as const;
 
@@ -311,6 +312,9 @@ export type ModelState = "failed" | "loading" | "ready" | "restarting" | "unavai
 
 /** How far the daemon is. One that drains takes no new work. */
 export type DaemonState = "draining" | "failed" | "loading" | "ready";
+
+/** How the result store is. */
+export type CacheState = "degraded" | "off" | "ready" | "unused";
 
 /** Any code. */
 export type Code = RequestCode | FrameCode;
@@ -340,6 +344,14 @@ export type NoParams = Readonly<Record<string, never>>;
  * them (parallel) unless `maxTokensPerFrame` is given. With `prompt` the caller's instructions
  * replace ADR-006's; with `schema` each result carries a `record` that validates. `grammar` off
  * leaves the model unconstrained.
+ *
+ * Frames of equal bytes are inferred once, unless `dedupe` is false. With `dedupe` so are
+ * near-duplicates, and results name the frame whose text they carry. `cache` says whether the
+ * daemon's result store is asked and filled; left out, its configuration decides.
+ *
+ * Requests of one connection that have the same `series`, model and options, and differ in `images`
+ * alone, are parts of one recording: a later one's frames may be duplicates of an earlier one's.
+ * Each image needs an `index` then.
  */
 export interface DescribeParams {
   readonly images: readonly ImageRef[];
@@ -357,6 +369,9 @@ export interface DescribeParams {
   readonly grammar?: boolean;
   /** Default: `"batch"`. */
   readonly priority?: Priority;
+  readonly dedupe?: boolean | DedupeOptions | null;
+  readonly cache?: boolean | null;
+  readonly series?: Id | null;
 }
 
 /**
@@ -369,6 +384,18 @@ export interface ImageRef {
   readonly timestamp?: number | null;
   readonly index?: number | null;
   readonly id?: Id | null;
+}
+
+/**
+ * When a frame counts as a near-duplicate of the one described last.
+ *
+ * `threshold` is the fraction of the picture's pixels that may have changed. At 0 a frame is a
+ * duplicate only where no change is left that a codec, a blinking text cursor or a moved mouse
+ * pointer does not explain.
+ */
+export interface DedupeOptions {
+  /** Default: `0.0`. */
+  readonly threshold?: number;
 }
 
 /** What every {@link GenerateParams} has. */
@@ -460,6 +487,12 @@ export interface CancelParams {
   readonly target: Id;
 }
 
+/** Look at the result store, or remove everything in it. */
+export interface CacheParams {
+  /** Default: `"info"`. */
+  readonly action?: "clear" | "info";
+}
+
 /** `hello`: negotiate: protocol number, capabilities, limits, models. */
 export interface HelloRequest {
   readonly id: Id;
@@ -509,6 +542,13 @@ export interface CancelRequest {
   readonly params: CancelParams;
 }
 
+/** `cache`: look at the result store, or empty it. */
+export interface CacheRequest {
+  readonly id: Id;
+  readonly method: "cache";
+  readonly params?: CacheParams | null;
+}
+
 /** `shutdown`: finish what runs, then end the daemon. */
 export interface ShutdownRequest {
   readonly id: Id;
@@ -540,7 +580,10 @@ export interface Limits {
 }
 
 /**
- * A model of this daemon. `stage` and `fraction` while it loads, `error` and `code` when it failed.
+ * A model of this daemon.
+ *
+ * `stage` and `fraction` while it loads; `error` and `code` when it failed or is unavailable,
+ * `retryAfterMs` until it is started again.
  */
 export interface ModelStatus {
   readonly name: string;
@@ -550,6 +593,7 @@ export interface ModelStatus {
   readonly fraction?: number;
   readonly error?: string;
   readonly code?: Code | (string & Record<never, never>);
+  readonly retryAfterMs?: number;
   readonly pid?: number;
   readonly memoryBytes?: number;
   readonly active?: number;
@@ -580,6 +624,10 @@ export interface StatusResult {
   readonly imageProcesses: readonly number[];
   readonly framesDone: number;
   readonly framesFailed: number;
+  readonly faults?: readonly string[];
+  readonly framesCached?: number;
+  readonly framesDuplicate?: number;
+  readonly cache?: CacheResult;
 }
 
 /** Frames and jobs in the daemon. */
@@ -589,6 +637,29 @@ export interface QueueStatus {
   readonly decoding: number;
   readonly ready: number;
   readonly running: number;
+}
+
+/**
+ * The result store. `warning` says why it is not, or not fully, used; counts are since the daemon's
+ * start.
+ *
+ * `state` is `unused` until a job asks for it, then `ready`, `degraded` (for a while not written,
+ * or not used at all) or `off`. `bytes` is what the file takes on the disk, `removed` how many
+ * entries `clear` removed.
+ */
+export interface CacheResult {
+  readonly state: CacheState | (string & Record<never, never>);
+  readonly path: string;
+  readonly enabled: boolean;
+  readonly entries?: number;
+  readonly bytes?: number;
+  readonly maxBytes: number;
+  readonly maxAgeS: number;
+  readonly hits?: number;
+  readonly misses?: number;
+  readonly stored?: number;
+  readonly warning?: string;
+  readonly removed?: number;
 }
 
 /** What every {@link BatchLine} has. */
@@ -611,6 +682,9 @@ export type BatchLine = BatchLineBase & ({
 /**
  * What one frame shows. A frame that failed has `error` and `code`, its string fields filled all
  * the same.
+ *
+ * Where `dedupe` was asked for, `duplicateOf` is the `index` of an earlier frame whose text this
+ * one carries; where `cache` was, `cached` tells what came from the result store.
  */
 export interface FrameResult {
   readonly index: number;
@@ -625,6 +699,8 @@ export interface FrameResult {
   readonly error?: string;
   readonly code?: Code | (string & Record<never, never>);
   readonly id?: Id;
+  readonly duplicateOf?: number;
+  readonly cached?: boolean;
 }
 
 /** Frames delivered so far, and of how many. */
@@ -778,7 +854,7 @@ export type Line = BatchLine | DeltaLine | GenerateLine | DoneLine | ResultLine 
 export type StartupLine = BoundLine | LoadingLine | ReadyLine | RunningLine | FatalLine;
 
 /** A line from the client. */
-export type Request = HelloRequest | PingRequest | StatusRequest | DescribeImagesRequest | GenerateRequest | CountTokensRequest | CancelRequest | ShutdownRequest;
+export type Request = HelloRequest | PingRequest | StatusRequest | DescribeImagesRequest | GenerateRequest | CountTokensRequest | CancelRequest | CacheRequest | ShutdownRequest;
 
 /** The answer to a method that answers once. */
 export interface ResultLine<Result = unknown> {
@@ -833,6 +909,12 @@ export interface MethodMap {
     readonly params: CancelParams;
     readonly result: CancelResult;
     readonly lines: ResultLine<CancelResult>;
+  };
+  /** Look at the result store, or empty it. */
+  readonly cache: {
+    readonly params: CacheParams;
+    readonly result: CacheResult;
+    readonly lines: ResultLine<CacheResult>;
   };
   /** Finish what runs, then end the daemon. */
   readonly shutdown: {

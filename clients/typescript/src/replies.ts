@@ -2,6 +2,7 @@
 
 import { decodeLine } from "./codec.js";
 import type {
+  CacheResult,
   CountResult,
   FrameResult,
   HelloResult,
@@ -67,6 +68,8 @@ const frame: Shape<FrameResult> = object<FrameResult>({
   error: optional(text),
   code: optional(text),
   id: optional(id),
+  duplicateOf: optional(integer),
+  cached: optional(flag),
 });
 
 const reply: Shape<Reply> = object<Reply>({
@@ -104,6 +107,7 @@ const model: Shape<ModelStatus> = object<ModelStatus>({
   code: optional(text),
   pid: optional(integer),
   memoryBytes: optional(integer),
+  retryAfterMs: optional(integer),
   active: optional(integer),
   engine: optional(record),
 });
@@ -141,6 +145,22 @@ export const helloResult: Shape<HelloResult> = object<HelloResult>({
 /** The result of `ping`. */
 export const pingResult: Shape<PingResult> = object<PingResult>({ state: text, uptimeS: number });
 
+/** The result of `cache`. */
+export const cacheResult: Shape<CacheResult> = object<CacheResult>({
+  state: text,
+  path: text,
+  enabled: flag,
+  entries: optional(integer),
+  bytes: optional(integer),
+  maxBytes: integer,
+  maxAgeS: number,
+  hits: optional(integer),
+  misses: optional(integer),
+  stored: optional(integer),
+  warning: optional(text),
+  removed: optional(integer),
+});
+
 /** The result of `status`. */
 export const statusResult: Shape<StatusResult> = object<StatusResult>({
   version: text,
@@ -159,6 +179,10 @@ export const statusResult: Shape<StatusResult> = object<StatusResult>({
   imageProcesses: list(integer),
   framesDone: integer,
   framesFailed: integer,
+  faults: optional(list(text)),
+  framesCached: optional(integer),
+  framesDuplicate: optional(integer),
+  cache: optional(cacheResult),
 });
 
 /** The result of `count_tokens`. */

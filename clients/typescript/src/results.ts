@@ -30,6 +30,10 @@ export interface Frame {
   readonly code?: Code | (string & Record<never, never>);
   /** As the caller gave it. */
   readonly id?: Id;
+  /** `index` of the earlier frame whose text this one carries, where `dedupe` was asked for. */
+  readonly duplicateOf?: number;
+  /** Whether the text came from the result store, where `cache` was asked for. */
+  readonly cached?: boolean;
 }
 
 /** Frames delivered so far, and of how many; `total` is undefined while an iterable's end is not in sight. */

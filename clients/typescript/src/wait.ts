@@ -1,8 +1,48 @@
 /** Waiting: for time, for a signal, for whichever comes first. @module */
 
-/** Milliseconds of the monotonic clock. */
+// A wait for a deadline is cut into pieces of this length, so that a pause is seen.
+const SLICE_MS = 1_000;
+
+// A piece that took so much longer was a pause: the machine slept, or this process was stopped or busy with one thing.
+const PAUSE_MS = 1_500;
+
+/**
+ * A monotonic clock without the pauses that were noticed.
+ *
+ * An answer that came while we could not run waits to be read: no deadline may pass before it is. Whether Node's own
+ * clock stops while the machine sleeps depends on the platform; here all are alike.
+ */
+export class AwakeClock {
+  readonly #monotonicMs: () => number;
+  #pausedMs = 0;
+  #pausedUntilMs = 0;
+
+  constructor(monotonicMs: () => number) {
+    this.#monotonicMs = monotonicMs;
+  }
+
+  /** Return the time. */
+  nowMs(): number {
+    return this.#monotonicMs() - this.#pausedMs;
+  }
+
+  /** Return what to call when a wait of `askedMs`, which begins now, has ended. */
+  began(askedMs: number): () => void {
+    const dueMs = this.#monotonicMs() + askedMs;
+    return () => {
+      const endMs = this.#monotonicMs();
+      if (endMs - dueMs < PAUSE_MS) return;
+      this.#pausedMs += Math.max(0, endMs - Math.max(dueMs, this.#pausedUntilMs));
+      this.#pausedUntilMs = Math.max(this.#pausedUntilMs, endMs);
+    };
+  }
+}
+
+const clock = new AwakeClock(() => performance.now());
+
+/** Milliseconds of the clock of deadlines. */
 export function nowMs(): number {
-  return performance.now();
+  return clock.nowMs();
 }
 
 // Node runs a timer of more at once.
@@ -22,7 +62,7 @@ export class Wake {
   }
 
   /**
-   * Return when it is set or the clock reaches `untilMs`.
+   * Return when it is set, the clock reaches `untilMs`, or a piece of the time to it has passed.
    *
    * @throws the reason of `signal`, when that is aborted first.
    */
@@ -31,7 +71,13 @@ export class Wake {
     let finish = (): void => undefined;
     await new Promise<void>((done) => {
       const resolve = (): void => done();
-      const timer = untilMs < Infinity ? setTimeout(resolve, clampMs(untilMs - nowMs())).unref() : undefined;
+      const sliceMs = Math.min(SLICE_MS, Math.max(0, Math.ceil(untilMs - nowMs())));
+      const ended = clock.began(sliceMs);
+      const onTime = (): void => {
+        ended();
+        done();
+      };
+      const timer = untilMs < Infinity ? setTimeout(onTime, sliceMs).unref() : undefined;
       this.#waiters.add(resolve);
       signal?.addEventListener("abort", resolve, { once: true });
       finish = () => {
@@ -43,10 +89,6 @@ export class Wake {
     finish();
     signal?.throwIfAborted();
   }
-}
-
-function clampMs(ms: number): number {
-  return Math.min(Math.max(0, Math.ceil(ms)), MAX_TIMER_MS);
 }
 
 /** Wait. @throws the reason of `signal`, when that is aborted first. */

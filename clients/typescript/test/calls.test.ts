@@ -279,6 +279,24 @@ test("news of a load restart the deadline", async () => {
   await assert.rejects(client.generate("x").text(), { code: "model_load_failed" });
 });
 
+test("on an older connection that has died, only what changes nothing is asked again", async () => {
+  await using server = await FakeServer.start(
+    socket(),
+    helloThen(async (talk) => {
+      for (let asked = 0; asked < 2; asked++) talk.answer(await talk.expect("ping"), { state: "ready", uptimeS: 0 });
+      await talk.expect();
+      talk.hangUp();
+    }),
+  );
+  const count = (method: string): number => server.received.filter((message) => message.method === method).length;
+  await using client = attach();
+  for (let asked = 0; asked < 3; asked++) await client.ping();
+  assert.equal(count("ping"), 4); // the third was asked twice
+  await client.ping();
+  await assert.rejects(client.cache("clear"), { name: "ConnectionLostError" });
+  assert.equal(count("cache"), 1);
+});
+
 test("a busy daemon is asked again when it says", async () => {
   const obey = obedient();
   let refused = 0;

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { Client, ConnectionLostError } from "../src/index.js";
-import type { Batch, ClientOptions, StartupEvent } from "../src/index.js";
+import type { Batch, ClientOptions, Frame, StartupEvent } from "../src/index.js";
 import { socketFolder } from "../src/paths.js";
 import { COMMAND, NO_DAEMON, REPOSITORY, leaveNothing, png, runIn, useFolder, writePictures } from "./support/scene.js";
 import { isGone, processState, sleep, until } from "./support/waiting.js";
@@ -74,6 +74,39 @@ for (const model of ["fake:step_ms=5", "demo"]) {
     console.log(`# ${model}: killed after 24 of 48 frames; the second daemon inferred ${framesDone}; 48 results, in order`);
   });
 }
+
+test("a recording in several requests: what shows nothing new is inferred once", options, async () => {
+  await using client = own();
+  // No two files are equal: what follows the picture is not of it.
+  const [dark, light] = [png(64, 64, [10, 10, 10]), png(64, 64, [99, 99, 99])];
+  async function* screen(): AsyncGenerator<Uint8Array> {
+    for (let at = 0; at < 12; at++) {
+      await sleep(300); // longer than a request is waited for
+      yield Buffer.concat([at < 6 ? dark : light, Buffer.from(String(at))]);
+    }
+  }
+  const frames: Frame[] = [];
+  for await (const { results } of client.describe(screen(), { batchSize: 1, dedupe: true })) frames.push(...results);
+  assert.deepEqual(frames.map((frame) => frame.index), frames.map((_, at) => at));
+  assert.deepEqual(
+    frames.map((frame) => frame.duplicateOf ?? null),
+    [null, 0, 0, 0, 0, 0, null, 6, 6, 6, 6, 6],
+  );
+  const { framesDone, framesDuplicate } = await client.status();
+  assert.equal(framesDone - (framesDuplicate ?? 0), 2);
+});
+
+test("the next call finds a dead connection and recovers", options, async () => {
+  await using client = own("fake");
+  const { pid } = await client.hello();
+  process.kill(pid, "SIGSTOP"); // it takes the question, and dies before it answers
+  const asked = client.ping();
+  process.kill(pid, "SIGKILL");
+  assert.ok(await asked);
+  assert.notEqual((await client.hello()).pid, pid);
+  process.kill((await client.hello()).pid, "SIGKILL");
+  assert.ok(await client.status());
+});
 
 test("a killed daemon is told of within a second", options, async () => {
   const images = writePictures(folder(), 24);
@@ -171,9 +204,9 @@ test("a load restarts the deadline, and a model that cannot be loaded says so", 
   await using slow = own("fake:load_s=1.5", { timeouts: { firstByteMs: 1_000 } });
   assert.equal((await slow.ping()).state, "loading");
   assert.equal((await slow.describeAll(images)).length, 4);
-  await using failing = own("fake:fault=load");
+  await using failing = own("fake:broken=1");
   await assert.rejects(failing.describeAll(images), { code: "model_invalid" });
-  await using splash = own("fake:fault=load");
+  await using splash = own("fake:broken=1");
   await assert.rejects(async () => {
     for await (const _ of splash.start()) continue;
   }, { code: "model_invalid" });

@@ -90,6 +90,49 @@ test("input is taken a bounded way ahead", () => {
   assert.equal(job.wantsChunk, false);
 });
 
+test("requests of one recording name one series, and another after a loss", () => {
+  const job = new DescribeJob({ batchSize: 4, dedupe: true }, undefined);
+  job.add(frames(0, 4));
+  const [first] = ask(job, 1);
+  job.receive(line(1, 0, 4, true));
+  job.noteMore();
+  drain(job);
+  job.add(frames(4, 8));
+  const [second] = ask(job, 2);
+  assert.equal(typeof first?.series, "number");
+  assert.equal(second?.series, first?.series);
+  job.unask();
+  const [again] = ask(job, 3);
+  assert.notEqual(again?.series, first?.series);
+  const other = new DescribeJob({ dedupe: true }, undefined);
+  other.add(frames(0, 4));
+  assert.notEqual(ask(other, 1)[0]?.series, again?.series);
+});
+
+test("a slow source is compared with the request before", () => {
+  const job = new DescribeJob({ dedupe: true }, undefined);
+  job.add(frames(0, 4));
+  job.add(frames(4, 8));
+  assert.equal(ask(job, 1).length, 1);
+  assert.equal(job.wantsRequest, false);
+  job.receive(line(1, 0, 4, true));
+  assert.ok(job.wantsRequest);
+  assert.equal(ask(job, 2)[0]?.images[0]?.index, 4);
+  const full = new DescribeJob({ dedupe: true }, undefined);
+  full.add(frames(0, 256));
+  full.add(frames(256, 512));
+  assert.equal(ask(full, 1).length, 2);
+});
+
+test("a request that is alone, or whose frames are not compared, names no series", () => {
+  for (const [options, total] of [[{}, 4], [{ mode: "interleaved" }, 8], [{ dedupe: false }, 8]] as const) {
+    const job = new DescribeJob(options, total);
+    job.add(frames(0, 4));
+    if (total === 4) job.endInput();
+    assert.equal("series" in (ask(job, 1)[0] ?? {}), false);
+  }
+});
+
 test("a batch size out of bounds is refused", () => {
   for (const batchSize of [0, -1, 257, 1.5, NaN]) assert.throws(() => new DescribeJob({ batchSize }, 1), InvalidRequestError);
 });

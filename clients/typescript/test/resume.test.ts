@@ -6,7 +6,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 
 import { Client, ConnectionLostError, CrashLoopError, DeadlineError, StartError } from "../src/index.js";
-import type { Batch, ClientOptions, StartupEvent } from "../src/index.js";
+import type { ClientOptions, StartupEvent } from "../src/index.js";
+import { check, collect, paths } from "./support/batches.js";
 import { FakeServer, batchLines, helloThen, obedient } from "./support/fake-server.js";
 import { FAKE_COMMAND, NO_DAEMON, leaveNothing, useFolder, useJournal } from "./support/scene.js";
 import { isGone, sleep, until } from "./support/waiting.js";
@@ -16,26 +17,8 @@ const journal = useJournal(folder);
 leaveNothing();
 
 const options = { skip: NO_DAEMON };
-const paths = (count: number): string[] => Array.from({ length: count }, (_, at) => `/${at}.png`);
 const own = (more: ClientOptions = {}): Client => new Client({ command: FAKE_COMMAND, ...more });
 const socket = (): string => join(folder(), "s");
-
-async function collect(batches: AsyncIterable<Batch>, each: (batch: Batch) => void = () => undefined): Promise<Batch[]> {
-  const all: Batch[] = [];
-  for await (const batch of batches) {
-    all.push(batch);
-    each(batch);
-  }
-  return all;
-}
-
-function check(batches: Batch[], count: number): void {
-  const indices = batches.flatMap((batch) => batch.results.map((frame) => frame.index));
-  assert.deepEqual(indices, paths(count).map((_, at) => at));
-  assert.deepEqual(batches.map((batch) => batch.batch), batches.map((_, at) => at + 1));
-  assert.deepEqual(batches.map((batch) => batch.progress.current), batches.map((_, at) => Math.min(4 * (at + 1), count)));
-  assert.deepEqual(batches.map((batch) => batch.done), batches.map((_, at) => at === batches.length - 1));
-}
 
 test("a private daemon that dies is restarted, and nothing that was sent is asked for again", options, async () => {
   journal().faults({ die_at: [4, 1, 3] });
@@ -61,18 +44,6 @@ test("a restart that fails is tried again", options, async () => {
   await using client = own();
   check(await collect(client.describe(paths(40))), 40);
   assert.equal(journal().pids.length, 3);
-});
-
-test("killed at random points", options, async () => {
-  journal().faults({ pause_s: 0.002 });
-  await using client = own();
-  const kills = new Set([5, 41, 80]);
-  const batches = await collect(client.describe(paths(600)), ({ batch }) => {
-    if (kills.has(batch)) process.kill(journal().pids.at(-1) ?? 0, "SIGKILL");
-  });
-  check(batches, 600);
-  assert.equal(journal().pids.length, 4);
-  console.log("# 3 kills, 600 frames, each once and in order");
 });
 
 test("five crashes in three minutes end it, with the last lines of the log", options, async () => {

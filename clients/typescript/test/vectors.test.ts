@@ -14,11 +14,9 @@ import { checkFolder, checkLength, checkSocket, codeOf, ensureFolder, sharedSock
 import { decodeReply } from "../src/replies.js";
 import { Startup } from "../src/startup.js";
 import { FakeServer, helloThen, obedient } from "./support/fake-server.js";
-import { REPOSITORY, leaveNothing, runIn, useFolder } from "./support/scene.js";
-
-const PROTOCOL = join(REPOSITORY, "protocol", "vlmd_protocol");
-
-type Bytes = string | { hex: string } | { repeat: Bytes; times: number } | Bytes[];
+import { leaveNothing, runIn, useFolder } from "./support/scene.js";
+import { PROTOCOL, readVectors, toBytes } from "./support/vectors.js";
+import type { Bytes } from "./support/vectors.js";
 
 interface Made {
   readonly kind: "missing" | "directory" | "file" | "fifo" | "socket" | "symlink";
@@ -63,8 +61,7 @@ after(() => {
 /** One test for each file: `each` runs one of its cases. */
 function vectors(file: string, each: (vector: Case) => Promise<void> | void): void {
   test(file, async () => {
-    const lines = readFileSync(join(PROTOCOL, "vectors", "v1", `${file}.jsonl`), "utf8").trim().split("\n");
-    for (const line of lines) {
+    for (const line of readVectors(file)) {
       const vector = JSON.parse(line) as Case;
       if (vector.needs?.includes("root") === true && process.geteuid?.() !== 0) continue;
       try {
@@ -75,14 +72,6 @@ function vectors(file: string, each: (vector: Case) => Promise<void> | void): vo
       counts.set(file, (counts.get(file) ?? 0) + 1);
     }
   });
-}
-
-function toBytes(value: Bytes): Buffer {
-  if (typeof value === "string") return Buffer.from(value);
-  if (Array.isArray(value)) return Buffer.concat(value.map(toBytes));
-  if ("hex" in value) return Buffer.from(value.hex, "hex");
-  const once = toBytes(value.repeat);
-  return Buffer.alloc(once.length * value.times, once);
 }
 
 /** A stream whole, byte by byte, and in two parts at every offset (at 64, where it is long). */
@@ -248,7 +237,7 @@ ajv.addSchema(schema);
 for (const file of ["decode/requests", "decode/replies"]) {
   test(`${file}, by the schema`, () => {
     let count = 0;
-    for (const text of readFileSync(join(PROTOCOL, "vectors", "v1", `${file}.jsonl`), "utf8").trim().split("\n")) {
+    for (const text of readVectors(file)) {
       const vector = JSON.parse(text) as Case;
       if (vector.schema === undefined) continue;
       const value: unknown = JSON.parse(toBytes(vector.line).toString());
@@ -263,7 +252,7 @@ for (const file of ["decode/requests", "decode/replies"]) {
 
 test("encode/lines, by the schema", () => {
   let count = 0;
-  for (const text of readFileSync(join(PROTOCOL, "vectors", "v1", "encode", "lines.jsonl"), "utf8").trim().split("\n")) {
+  for (const text of readVectors("encode/lines")) {
     const { name, line, type } = JSON.parse(text) as Case & { type: string };
     assert.ok(ajv.validate(`${schema.$id}#/$defs/${type}`, line), `encode/lines.jsonl#${name}: ${ajv.errorsText()}`);
     count += 1;
