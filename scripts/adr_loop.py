@@ -1,7 +1,7 @@
 """ADR-006's method in one process, on stock mlx-vlm: four labelled frames a prompt, one prompt after the other.
 
-Started by ``bench_adr.py``. Reads a JSON list of paths a line on standard input and answers each with a JSON object:
-the seconds it took and the text of each frame. ``--blas PATH`` preloads a BLAS before MLX is imported.
+Started by ``scripts/bench``. Reads a JSON list of paths a line on standard input and answers each with a JSON object:
+the seconds and the processor time it took, and the text of each frame. ``--blas PATH`` preloads a BLAS before MLX.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     answers.flush()
     for line in sys.stdin:
         paths = json.loads(line)
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         texts: list[str] = []
         for first in range(0, len(paths), FRAMES_PER_PROMPT):
             batch = paths[first : first + FRAMES_PER_PROMPT]
@@ -55,7 +55,8 @@ def main() -> None:
             chunks = stream_generate(model, processor, prompt, image=batch, max_tokens=MAX_TOKENS, temperature=0.0)
             text = "".join(chunk.text for chunk in chunks)
             texts += [raw for _, raw in record.parse_interleaved(text, len(batch))]
-        answers.write(json.dumps({"seconds": time.perf_counter() - start, "texts": texts}) + "\n")
+        answer = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu, "texts": texts}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
