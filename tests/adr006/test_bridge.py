@@ -47,7 +47,7 @@ def test_ready_comes_after_the_load(start_bridge: StartBridge) -> None:
 
 
 def test_a_load_that_fails_is_fatal(start_bridge: StartBridge) -> None:
-    bridge = start_bridge(model="fake:fault=load")
+    bridge = start_bridge(model="fake:broken=1")
     line = bridge.start_line()
     assert line["status"] == "fatal"
     assert "asked to fail" in line["error"]

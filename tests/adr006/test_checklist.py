@@ -90,7 +90,7 @@ def test_error_responses_handled(start_client: StartClient, pictures: list[str],
     frames = client.describe([str(tmp_path / "missing.png"), pictures[0]])["results"]
     assert [frame.get("code") for frame in frames] == ["image_not_found", None]
     assert "error" not in client.describe(pictures[:1])
-    failing = start_client(model="fake:fault=load")
+    failing = start_client(model="fake:broken=1")
     assert "asked to fail its load" in failing.describe(pictures[:1])["error"]
 
 

@@ -42,7 +42,7 @@ def test_bridge_not_running_is_an_auto_start(start_client: StartClient, pictures
 @pytest.mark.parametrize(
     ("model", "environ", "message"),
     [
-        ("fake:fault=load", {}, "MLX bridge failed: fake backend: asked to fail its load"),
+        ("fake:broken=1", {}, "MLX bridge failed: fake backend: asked to fail its load"),
         ("/nowhere/at/all", {}, "MLX bridge failed: '/nowhere/at/all' is no folder"),
         ("fake", {"ESCRIBANO_VLM_MAX_TOKENS": "lots"}, "MLX bridge failed: environment ESCRIBANO_VLM_MAX_TOKENS"),
         ("fake", {"ESCRIBANO_PYTHON_PATH": "/nowhere/python"}, "Failed to start MLX bridge"),

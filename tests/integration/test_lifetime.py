@@ -66,11 +66,12 @@ def test_a_job_beyond_the_drain_limit_is_told_so(start_daemon: StartDaemon, pict
 def test_a_second_signal_is_immediate(start_daemon: StartDaemon, pictures: list[str]) -> None:
     daemon = start_daemon("--drain-timeout", "60", model="fake:step_ms=100,tokens=500").wait_ready()
     family = daemon.family()
-    with daemon.connect() as connection:
+    with daemon.connect() as connection, daemon.connect() as watching:
         connection.send(1, "describe_images", images=[{"imagePath": path} for path in pictures])
         eventually(lambda: daemon.status()["queue"]["running"] > 0)
+        watching.ask(1, "ping")
         daemon.process.terminate()
-        time.sleep(0.2)
+        eventually(lambda: watching.ask(1, "ping")[0]["result"]["state"] == "draining", what="the drain")
         daemon.process.terminate()
         daemon.process.wait(2)
     eventually(lambda: gone(family), 2, what="the end of every process")
@@ -146,22 +147,6 @@ def test_a_second_daemon_finds_the_first_running(start_daemon: StartDaemon) -> N
     assert first.ask("ping")
 
 
-def test_two_starters_make_one_listener(start_daemon: StartDaemon) -> None:
-    """From none, and from a stale socket: one ready, the others running; every client is answered."""
-    for stale in (False, True):
-        folder_owner = start_daemon().wait_ready()
-        path = folder_owner.folder / "contested.sock"
-        if stale:
-            with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(str(path))
-        starters = [start_daemon(socket_path=path) for _ in range(4)]
-        outcomes = [starter.wait_for("ready", "running", "fatal")["status"] for starter in starters]
-        assert sorted(outcomes) == ["ready", "running", "running", "running"]
-        (winner,) = [starter for starter, outcome in zip(starters, outcomes, strict=True) if outcome == "ready"]
-        assert winner.ask("ping")[0]["result"]["state"] == "ready"
-        assert winner.stop() == 0
-
-
 @pytest.mark.parametrize("how", ["unlinked", "replaced"])
 def test_a_live_daemon_takes_its_path_back_within_a_second(daemon: Daemon, how: str) -> None:
     daemon.socket_path.unlink()
@@ -224,7 +209,7 @@ def test_a_frame_that_kills_the_engine_twice_fails_alone(start_daemon: StartDaem
     probe = start_daemon().wait_ready()
     described = results(probe.ask("describe_images", images=[{"imagePath": path} for path in pictures[:12]]))
     digest = described[5]["description"].split()[1]
-    daemon = start_daemon(model=f"fake:fault=crash,fault_digest={digest}").wait_ready()
+    daemon = start_daemon(faults=f"worker.segv@pixels:{digest}x*").wait_ready()
     lines = daemon.ask("describe_images", images=[{"imagePath": path} for path in pictures[:12]])
     codes = [result.get("code") for result in results(lines)]
     assert codes == [None] * 5 + ["worker_crashed"] + [None] * 6
@@ -240,7 +225,7 @@ def test_a_model_that_cannot_be_loaded_is_fatal_with_its_reason(start_daemon: St
 
 
 def test_nothing_of_a_load_that_fails_is_left(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon(model="fake:fault=load,load_s=0.5").wait_bound()
+    daemon = start_daemon(model="fake:broken=1,load_s=0.5").wait_bound()
     family = daemon.family()
     with daemon.connect() as connection:
         connection.send(1, "describe_images", images=[{"imagePath": "/a.png"}])
@@ -248,3 +233,31 @@ def test_nothing_of_a_load_that_fails_is_left(start_daemon: StartDaemon) -> None
     assert line["code"].startswith("model_")
     assert daemon.process.wait(10) == 4
     eventually(lambda: gone(family), 2, what="the end of every process")
+
+
+def test_a_fault_point_that_does_not_exist_is_fatal_with_its_reason(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(faults="worker.explode@step:3")
+    line = daemon.wait_for("fatal", "ready")
+    assert line["code"] == "config_invalid"
+    assert "VLMD_FAULT" in line["error"] and "there are abort" in line["error"]
+    assert daemon.process.wait(10) == 2
+
+
+def test_status_and_log_say_that_fault_points_are_armed(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(faults="worker.abort@step:100000").wait_ready()
+    assert daemon.status()["faults"] == ["worker.abort@step:100000"]
+    assert "fault points are armed: worker.abort@step:100000" in (daemon.folder / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    "fault", ["worker.segv@step:6", "worker.exit@token:9", "worker.torn@step:6", "image.abort@picture:5"]
+)
+def test_a_fault_strikes_the_demo_model_once_and_costs_nothing(
+    start_daemon: StartDaemon, pictures: list[str], fault: str
+) -> None:
+    calm = start_daemon(model="demo")
+    struck = start_daemon(model="demo", faults=fault)
+    images = [{"imagePath": path} for path in pictures[:8]]
+    answers = [results(daemon.wait_ready().ask("describe_images", images=images)) for daemon in (calm, struck)]
+    assert answers[0] == answers[1]
+    assert f"fault point: {fault} strikes" in (struck.folder / "log").read_text()

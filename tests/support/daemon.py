@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from vlmd_bridge.faults import VARIABLE
+
 FAKE = "fake"
 START_TIMEOUT_S = 30.0
 
@@ -26,8 +28,15 @@ class Daemon:
     """A process of ``vlmd serve`` and connections to it."""
 
     def __init__(
-        self, *options: str, model: str = FAKE, folder: Path | None = None, socket_path: Path | None = None
+        self,
+        *options: str,
+        model: str = FAKE,
+        folder: Path | None = None,
+        socket_path: Path | None = None,
+        faults: str = "",
+        **settings: object,
     ) -> None:
+        """Start it, with `settings` by their variables and `faults` armed."""
         # pytest's own folders are too deep for a socket path.
         self.folder = folder or Path(tempfile.mkdtemp(prefix="vlmd-t-", dir="/tmp"))
         self.socket_path = socket_path or self.folder / "s.sock"
@@ -37,7 +46,12 @@ class Daemon:
         command += ["--log-file", str(self.folder / "log"), "--ready-fd", str(ready_write), *options]
         self.started_at = time.monotonic()
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(ready_write,)
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(ready_write,),
+            env=os.environ | {VARIABLE: faults} | {f"VLMD_{name.upper()}": str(settings[name]) for name in settings},
         )
         os.close(ready_write)
         self.start_lines: list[dict[str, Any]] = []
