@@ -17,6 +17,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults.figures import figure, rounds
@@ -26,6 +27,9 @@ _MODEL = "fake:step_ms=2,tokens=8,width=8"
 
 # What the daemon may take under the flood below: 128 MiB held for peers, 64 MiB of requests five times over, itself.
 _MAX_RSS_BYTES = 512 * 1024 * 1024
+
+# And with one reader that has stopped: 4 MiB of answers that it does not take, its pictures, its paused job.
+_MAX_STALLED_BYTES = 64 * 1024 * 1024
 
 _FLOODERS = 64
 
@@ -43,36 +47,58 @@ def _pings(connection: Connection, count: int) -> list[float]:
     return took_ms
 
 
+def _stop_reading(connection: Connection, pictures: list[str]) -> None:
+    """Ask for all that the daemon takes of one peer, and read none of it: its job pauses, its requests are not read."""
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.send(0, "hello", client={"name": "stalled"})
+    connection.line()
+    images = [{"imagePath": pictures[at % len(pictures)]} for at in range(2000)]
+    connection.send("job", "describe_images", images=images, batchSize=1)
+    connection.socket.settimeout(1.0)
+    with contextlib.suppress(TimeoutError):
+        for at in range(100_000):
+            connection.send(at, "status")
+        raise AssertionError("the daemon takes a flood without end")
+
+
+def _p99_moved(alone: Connection, beside: Connection) -> tuple[dict[str, float | str], float]:
+    """Return the figures of pings beside the stopped reader and away from it, and by how much the p99 differs.
+
+    In turns, and as the median of every turn's own p99: one thing that the machine does meanwhile moves one turn.
+    """
+    turns = [(_pings(alone, 200), _pings(beside, 200)) for _ in range(rounds(push=30, long=150))]
+    alone_ms, beside_ms = (statistics.median(_p(turn[side], 0.99) for turn in turns) for side in (0, 1))
+    medians = statistics.median(statistics.median(turn[1]) / statistics.median(turn[0]) for turn in turns)
+    moved = beside_ms / alone_ms - 1
+    return {
+        "pings": 200 * len(turns),
+        "p99_alone_ms": round(alone_ms, 2),
+        "p99_beside_ms": round(beside_ms, 2),
+        "p99_moved": f"{moved:+.1%}",
+        "median_moved": f"{medians - 1:+.1%}",
+    }, moved
+
+
 def test_a_reader_that_stops_costs_the_others_nothing(start_daemon: StartDaemon, pictures: list[str]) -> None:
+    elsewhere = start_daemon(model=_MODEL).wait_ready()
     daemon = start_daemon(model=_MODEL).wait_ready()
     process = psutil.Process(daemon.process.pid)
-    count = rounds(push=12, long=60)
-    with daemon.connect() as good, daemon.connect() as stalled:
-        stalled.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        _pings(good, 200)
-        calm: list[float] = []
-        beside: list[float] = []
-        stalled.send(0, "hello", client={"name": "stalled"})
-        stalled.line()
-        for at in range(count):  # side by side, so that the machine's other work is the same for both
-            calm += _pings(good, 100)
-            for request in range(20):
-                stalled.send(f"{at}.{request}", "status")
-            beside += _pings(good, 100)
-        rss_bytes = process.memory_info().rss
-    moved = _p(beside, 0.99) / _p(calm, 0.99) - 1
-    medians = statistics.median(beside) / statistics.median(calm) - 1
-    figure(
-        "8",
-        pings=len(calm),
-        p99_calm_ms=round(_p(calm, 0.99), 2),
-        p99_beside_ms=round(_p(beside, 0.99), 2),
-        p99_moved=f"{moved:+.1%}",
-        median_moved=f"{medians:+.1%}",
-        rss_mib=rss_bytes // 1024**2,
-    )
-    # A hundredth of so few pings is moved by whatever else the machine does: the median stands for the small size.
-    assert medians < 0.1
+    calm_rss_bytes = process.memory_info().rss
+    with elsewhere.connect() as alone, daemon.connect() as beside, daemon.connect() as stalled:
+        _stop_reading(stalled, pictures)
+        began_s = time.monotonic()
+        figures, moved = _p99_moved(alone, beside)
+        for _ in range(2):  # what a busy machine does to one measurement, it does not do to three; a defect does
+            if moved > 0.1:
+                figures, moved = _p99_moved(alone, beside)
+        rss_growth_bytes = process.memory_info().rss - calm_rss_bytes
+        log = daemon.folder / "log"
+        eventually(lambda: "its reader took nothing for 30 s" in log.read_text(), 60, what="the close, with its reason")
+        closed_after_s = time.monotonic() - began_s
+        eventually(lambda: not daemon.status()["queue"]["jobs"], 10, what="the end of its job")
+    figure("8", **figures, rss_growth_mib=rss_growth_bytes // 1024**2, closed_after_s=round(closed_after_s))
+    assert moved < 0.1
+    assert rss_growth_bytes < _MAX_STALLED_BYTES
 
 
 def _flood_lines(connection: Connection) -> None:
@@ -164,4 +190,20 @@ def test_64_clients_that_flood(start_daemon: StartDaemon, pictures: list[str]) -
         bound_mib=_MAX_RSS_BYTES // 1024**2,
     )
     assert max(rss_bytes) < _MAX_RSS_BYTES
-    assert "closing a connection" in (daemon.folder / "log").read_text()
+
+
+def test_the_heaviest_connection_is_closed_with_the_reason(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(model=_MODEL).wait_ready()
+    with daemon.connect() as good, contextlib.ExitStack() as stack:
+        heavy = [stack.enter_context(daemon.connect()) for _ in range(5)]
+        for at, mebibytes in enumerate((30, 27, 27, 27, 27)):
+            heavy[at].send_bytes(b'{"id":1,"method":"generate","params":{"prompt":"' + b"x" * mebibytes * 1024**2)
+        refusal = heavy[0].line()
+        assert refusal["code"] == "busy" and refusal["data"]["retryAfterMs"] > 0 and "128 MiB" in refusal["error"]
+        with pytest.raises((EOFError, ConnectionError)):
+            heavy[0].line()
+        assert good.ask(1, "ping")[0]["result"]["state"] == "ready"
+        for connection in heavy[1:]:  # the others' lines go on where they were
+            connection.send_bytes(b'"}}\n')
+            assert connection.line()["code"] == "invalid_params"  # a prompt so long is none
+        assert "closing a connection: The connections to this daemon hold" in (daemon.folder / "log").read_text()
