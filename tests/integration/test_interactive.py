@@ -1,6 +1,6 @@
 """Promise: interactive work does not wait behind batch work. Counted in frames of the batch job that end meanwhile.
 
-Seconds are measured by ``scripts/bench_interactive.py``; here a busy machine must not matter.
+Seconds are measured by ``scripts/bench --only beside``; here a busy machine must not matter.
 """
 
 from __future__ import annotations
