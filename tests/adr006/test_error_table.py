@@ -53,7 +53,7 @@ def test_bridge_not_running_throws_if_the_start_fails(
 ) -> None:
     client = start_client(model=model, environ=environ)
     assert client.describe(pictures[:1])["error"].startswith(message)
-    assert not client.socket_path.exists()
+    eventually(lambda: not client.socket_path.exists(), 10, what="the end of the bridge")
 
 
 def test_connection_refused_throws(start_client: StartClient, pictures: list[str]) -> None:

@@ -2,141 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from vlmd_bridge import record
-from vlmd_bridge.jobs.describe import DescribeJob
-from vlmd_bridge.jobs.scheduler import Scheduler
-from vlmd_bridge.jobs.work import TerminalLine
-from vlmd_bridge.workers.arena import Arena
-from vlmd_bridge.workers.image_messages import Prepare, Prepared
+from tests.unit.scheduler_world import INFO, WIDTH, LaneMachine, World
 from vlmd_bridge.workers.messages import (
-    Count,
-    EngineInfo,
-    Failed,
-    Finished,
-    ImageSpec,
     Picture,
-    Remove,
-    Removed,
-    Start,
-    Text,
 )
-from vlmd_protocol.messages import BatchLine, DescribeParams, ErrorLine, ImageRef, Line
-
-WIDTH = 3
-SPEC = ImageSpec(factor=32, min_pixels=1024, max_pixels=4096, max_aspect_ratio=200)
-INFO = EngineInfo(
-    name="m", path="", backend="fake", model_type="fake", width=WIDTH, context_tokens=1000, weight_bytes=0,
-    dtype="none", device="none", blas="none", threads=1, load_s=0, versions={}, image_spec=SPEC,
-)  # fmt: skip
-
-
-@dataclass
-class ListSink:
-    """Keeps the lines of one request."""
-
-    lines: list[Line] = field(default_factory=list)
-    ended: bool = False
-    writable: bool = True
-
-    def send(self, line: Line) -> None:
-        assert not self.ended
-        self.lines.append(line)
-
-    def end(self, line: TerminalLine) -> None:
-        self.send(line)
-        self.ended = True
-
-    @property
-    def results(self) -> list[Any]:
-        return [result for line in self.lines if isinstance(line, BatchLine) for result in line.results]
-
-
-@dataclass
-class Ports:
-    """Both ports of the scheduler: keeps what it asks for."""
-
-    pictures: dict[int, tuple[str, int]] = field(default_factory=dict)
-    front: set[str] = field(default_factory=set)
-    running: dict[int, Start] = field(default_factory=dict)
-    removals: set[int] = field(default_factory=set)
-
-    def prepare(self, request: Prepare, *, front: bool) -> None:
-        self.pictures[request.seq] = (request.path, request.offset)
-        if front:
-            self.front.add(request.path)
-
-    def send(self, message: Start | Count | Remove) -> None:
-        if isinstance(message, Start):
-            self.running[message.seq] = message
-        elif isinstance(message, Remove):
-            self.removals.add(message.seq)
-
-
-class World:
-    """A scheduler with its ports, moved by hand. Each picture's pixels are its path, so answers can be checked."""
-
-    def __init__(self) -> None:
-        self.arena = Arena(1024 * 1024)
-        self.ports = Ports()
-        self.scheduler = Scheduler(self.arena, self.ports)
-        self.lane = self.scheduler.add_lane("m", self.ports)
-        self.written: dict[int, str] = {}
-
-    def job(self, paths: list[str], **params: Any) -> tuple[DescribeJob, ListSink]:
-        sink = ListSink()
-        images = [ImageRef(image_path=path) for path in paths]
-        job = DescribeJob(1, DescribeParams(images=images, **params), sink, client=id(sink))
-        self.scheduler.submit("m", job)
-        return job, sink
-
-    def picture_done(self, seq: int) -> None:
-        path, offset = self.ports.pictures.pop(seq)
-        if path.startswith("bad"):
-            self.scheduler.picture_failed(seq, "image_invalid", f"{path} is bad")
-            return
-        self.written[offset] = path
-        self.scheduler.prepared(
-            Prepared(seq=seq, width=32, height=32, source_width=1, source_height=1, digest=b"", prepare_s=0)
-        )
-
-    def answer(self, seq: int, *, cut: bool = False) -> None:
-        start = self.ports.running.pop(seq)
-        self.ports.removals.discard(seq)
-        pictures = [part for part in start.parts if isinstance(part, Picture)]
-        records = [
-            record.Record(description=self.written[picture.offset], activity="a", apps=(), topics=())
-            for picture in pictures
-        ]
-        first = start.parts[0]
-        labelled = isinstance(first, Text) and first.text.startswith("Frame 1")
-        text = record.format_interleaved(records) if labelled else record.format_record(records[0])
-        self.scheduler.finished(
-            self.lane,
-            Finished(
-                seq=seq, text=text[: len(text) // 2] if cut else text, finish_reason="length" if cut else "stop",
-                prompt_tokens=1, completion_tokens=1, prefill_s=0, decode_s=0,
-            ),
-        )  # fmt: skip
-
-    def crash(self) -> None:
-        self.ports.running.clear()
-        self.ports.removals.clear()
-        self.scheduler.engine_lost(self.lane)
-
-    def run_all(self) -> None:
-        while self.ports.pictures or self.ports.running:
-            for seq in list(self.ports.pictures):
-                self.picture_done(seq)
-            for seq in list(self.ports.running):
-                self.answer(seq)
+from vlmd_protocol.messages import BatchLine
 
 
 def test_frames_come_in_order_each_with_its_own_text() -> None:
@@ -298,14 +173,11 @@ def test_any_number_of_jobs_that_cannot_begin_is_refused_at_once() -> None:
     assert (world.arena.taken, world.scheduler.jobs) == (0, [])
 
 
-class SchedulerMachine(RuleBasedStateMachine):
+class SchedulerMachine(LaneMachine):
     """Jobs, pictures, answers, crashes, cancels and slow readers in any order."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
-        self.up = False
-        self.jobs: list[tuple[DescribeJob, ListSink, list[str]]] = []
+        super().__init__(World())
 
     @precondition(lambda self: len(self.jobs) < 6)
     @rule(
@@ -320,48 +192,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         paths = [f"{'bad' if i in bad else 'p'}{number}.{i}" for i in range(count)]
         job, sink = self.world.job(paths, batch_size=batch_size, mode=mode, priority=priority)
         self.jobs.append((job, sink, paths))
-
-    @precondition(lambda self: not self.up)
-    @rule()
-    def ready(self) -> None:
-        self.up = True
-        self.world.scheduler.engine_ready(self.world.lane, INFO)
-
-    @precondition(lambda self: self.up)
-    @rule()
-    def crash(self) -> None:
-        self.up = False
-        self.world.crash()
-
-    @precondition(lambda self: self.world.ports.pictures)
-    @rule(data=st.data())
-    def picture(self, data: st.DataObject) -> None:
-        self.world.picture_done(data.draw(st.sampled_from(sorted(self.world.ports.pictures))))
-
-    @precondition(lambda self: self.world.ports.running)
-    @rule(data=st.data(), what=st.sampled_from(["answer", "answer", "cut", "fail"]))
-    def engine(self, data: st.DataObject, what: str) -> None:
-        seq = data.draw(st.sampled_from(sorted(self.world.ports.running)))
-        if what == "fail":
-            del self.world.ports.running[seq]
-            self.world.ports.removals.discard(seq)
-            self.world.scheduler.failed(self.world.lane, Failed(seq=seq, code="worker_error", error="no"))
-        else:
-            self.world.answer(seq, cut=what == "cut")
-
-    @precondition(lambda self: self.world.ports.removals)
-    @rule()
-    def acknowledge(self) -> None:
-        seq = self.world.ports.removals.pop()
-        del self.world.ports.running[seq]
-        self.world.scheduler.removed(self.world.lane, Removed(seq=seq))
-
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        job, _, _ = data.draw(st.sampled_from(self.jobs))
-        if not job.ended:
-            self.world.scheduler.cancel(job)
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), writable=st.booleans())
@@ -386,25 +216,6 @@ class SchedulerMachine(RuleBasedStateMachine):
                 if result.error is None and result.raw_response is None:
                     assert result.description == path
             assert sink.ended == job.ended
-
-    def teardown(self) -> None:
-        if not self.up:
-            self.world.scheduler.engine_ready(self.world.lane, INFO)
-        for _, sink, _ in self.jobs:
-            sink.writable = True
-        self.world.scheduler.pump()
-        for seq in list(self.world.ports.removals):
-            del self.world.ports.running[seq]
-            self.world.scheduler.removed(self.world.lane, Removed(seq=seq))
-        self.world.ports.removals.clear()
-        self.world.run_all()
-        for job, sink, paths in self.jobs:
-            assert job.ended
-            cancelled = isinstance(sink.lines[-1], ErrorLine)
-            assert cancelled or len(sink.results) == len(paths)
-        assert self.world.arena.taken == 0
-        assert self.world.scheduler.queue_status().jobs == 0
-        self.world.arena.close()
 
 
 TestSchedulerMachine = SchedulerMachine.TestCase

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.unit.test_scheduler import INFO, WIDTH, ListSink
+from tests.unit.scheduler_world import INFO, WIDTH, ListSink
 from vlmd_bridge.jobs.conversation import Conversation
 from vlmd_bridge.jobs.describe import DescribeJob
 from vlmd_bridge.jobs.generate import CountJob, GenerateJob

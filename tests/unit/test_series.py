@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from tests.unit.test_gate import World, texts
-from tests.unit.test_scheduler import INFO
+from tests.unit.gate_world import GateWorld, texts
+from tests.unit.scheduler_world import INFO
 from vlmd_bridge.jobs.series import KEPT_S, MAX_LEFT
 from vlmd_bridge.workers.arena import ArenaFull
 from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 
 
-def ready() -> World:
-    world = World()
+def ready() -> GateWorld:
+    world = GateWorld()
     world.scheduler.engine_ready(world.lane, INFO)
     return world
 
