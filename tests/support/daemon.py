@@ -141,7 +141,7 @@ class Connection:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout_s)
         try:
-            self.socket.connect(str(path))
+            _connect(self.socket, path, timeout_s)
         except OSError:
             self.socket.close()
             raise
@@ -193,6 +193,18 @@ class Connection:
         """Send a request and read its answer."""
         self.send(request_id, method, **params)
         return self.answer()
+
+
+def _connect(connection: socket.socket, path: Path, timeout_s: float) -> None:
+    until_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.connect(str(path))
+            return
+        except BlockingIOError:  # on Linux: more connections wait than the daemon's queue holds
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.01)
 
 
 def results(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
