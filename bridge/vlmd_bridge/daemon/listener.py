@@ -24,6 +24,10 @@ _REBIND_CHECK_S = 0.4
 # Out of descriptors: connections stay in the backlog until some are closed.
 _NO_FDS_PAUSE_S = 0.1
 
+# Connections of one turn of the event loop: those of a burst that are over already are gone before the next are taken,
+# and do not count when there are too many.
+_ACCEPTS_A_TURN = 16
+
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -71,7 +75,7 @@ class Listener:
         """
         assert self._bound is not None
         self._bound.unlink()
-        if self._accept_all() == 0:
+        if self._accept_waiting() == 0:
             return True
         self._rebind()
         return False
@@ -90,22 +94,22 @@ class Listener:
             except anyio.ClosedResourceError:
                 continue  # rebound meanwhile
             try:
-                self._accept_all()
+                self._accept_waiting(_ACCEPTS_A_TURN)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
                 log.warning("cannot accept a connection: %s", error.strerror)
                 await anyio.sleep(_NO_FDS_PAUSE_S)
 
-    def _accept_all(self) -> int:
+    def _accept_waiting(self, limit: int = sys.maxsize) -> int:
         assert self._bound is not None
         assert self._tasks is not None
         accepted = 0
-        while True:
+        while accepted < limit:
             try:
                 peer, _ = self._bound.listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return accepted
+                break
             if peer_uid(peer) != os.geteuid():
                 log.warning("refused a connection of another user")
                 peer.close()
@@ -113,6 +117,7 @@ class Listener:
             accepted += 1
             self.connections += 1
             self._tasks.start_soon(self._serve_one, peer)
+        return accepted
 
     async def _serve_one(self, peer: socket.socket) -> None:
         try:
@@ -137,7 +142,7 @@ class Listener:
             log.error("cannot bind %s again: %s", self._bound.path, error)
             return
         # Who reached the old socket before its path went is served; then the accept loop moves to the new one.
-        self._accept_all()
+        self._accept_waiting()
         anyio.notify_closing(self._bound.listening)
         self._bound.close()
         self._bound = fresh
