@@ -20,9 +20,9 @@ CONNECTIONS = 4
 # Of one connection at a time: enough that the engine is full, and that some wait.
 _UNDER_WAY = 8
 
-# An answer takes about as long as a cancel is late.
+# The last of a portion is cancelled after one of these: about as long as the answers take, by the machine.
 _MODEL = "fake:step_ms=0.5,tokens=6,width=8"
-_LATEST_S = 0.15
+_LATEST_S = (0.01, 0.05, 0.15)
 
 
 class Canceller:
@@ -55,9 +55,10 @@ class Canceller:
             self._ask(request)
         awaited.update(sent)
         self._rng.shuffle(sent)
+        latest_s = self._rng.choice(_LATEST_S)
         for request in sent:
             # Nothing to wait for: the moment is the point.
-            time.sleep(self._rng.uniform(0, _LATEST_S / len(sent)))
+            time.sleep(self._rng.uniform(0, latest_s / len(sent)))
             for attempt in range(self._rng.choice((1, 1, 1, 2))):
                 cancel = f"c{attempt} {request}"
                 self._connection.send(cancel, "cancel", target=request)
@@ -90,8 +91,7 @@ def test_cancel_at_random_times(start_daemon: StartDaemon, pictures: list[str]) 
     daemon = start_daemon(model=_MODEL).wait_ready()
     ended = _cancel(daemon, pictures, CANCELS)
     figure("11", cancels=CANCELS, **{name: ended[name] for name in sorted(ended)}, second_terminal_lines=0)
-    assert ended["cancelled"] > CANCELS // 4
-    assert ended["answered"] > CANCELS // 20
+    assert min(ended["cancelled"], ended["answered"]) > CANCELS // 20
 
 
 @pytest.mark.model
