@@ -54,6 +54,21 @@ def test_stop_waits_until_the_daemon_is_gone(vlmd: Command, frames: list[str]) -
     assert json.loads(vlmd.run("stop", "--json").stdout)["stopped"] is False
 
 
+def test_stop_removes_what_a_killed_daemon_left_and_nothing_else(vlmd: Command, frames: list[str]) -> None:
+    vlmd.run("describe", *FAKE, frames[0])
+    daemon = psutil.Process(json.loads(vlmd.run("ping", "--json").stdout)["pid"])
+    daemon.kill()
+    daemon.wait(TIMEOUT_S)
+    assert vlmd.socket.exists()
+    assert "Removed the socket" in vlmd.run("stop").stdout
+    assert not vlmd.socket.exists()
+    assert json.loads(vlmd.run("stop", "--json").stdout)["removed"] is False
+    vlmd.socket.write_text("no socket")
+    assert "not a socket" in vlmd.run("stop", status=3).stderr
+    assert vlmd.socket.read_text() == "no socket"
+    vlmd.socket.unlink()
+
+
 def test_logs_shows_the_end_and_follows_over_a_rotation(vlmd: Command, frames: list[str]) -> None:
     assert "no log yet" in vlmd.run("logs", status=1).stderr
     vlmd.run("describe", *FAKE, frames[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmd_bridge.daemon.election import Election, LostElection, sweep
+from vlmd_bridge.daemon.election import Election, LostElection, remove_stale, sweep
 from vlmd_protocol import paths
 from vlmd_protocol.errors import UnsafeSocketError
 
@@ -175,7 +175,8 @@ def test_the_lock_of_a_single_owners_socket_goes_with_it(folder: Path) -> None:
 def test_what_killed_daemons_left_is_swept_and_nothing_else(folder: Path) -> None:
     folder.mkdir(mode=0o700)
     for name in ("own-1-dead.sock", "own-2-young.sock", "shared-1.sock"):
-        (folder / name).touch()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / name))
         (folder / f"{name}.lock").touch()
     alive = Election(folder / "own-3-alive.sock")
     for lock in folder.glob("*.lock"):
@@ -186,4 +187,8 @@ def test_what_killed_daemons_left_is_swept_and_nothing_else(folder: Path) -> Non
     assert left == [
         "own-2-young.sock", "own-2-young.sock.lock", "own-3-alive.sock.lock", "shared-1.sock", "shared-1.sock.lock",
     ]  # fmt: skip
+    assert not remove_stale(alive.path)
     alive.close()
+    assert remove_stale(folder / "shared-1.sock")
+    assert not remove_stale(folder / "shared-1.sock")
+    assert not remove_stale(folder / "nothing.sock")

@@ -7,11 +7,12 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 from vlmd_bridge.cli import exits
 from vlmd_bridge.cli.attach import add_socket_argument, attached_client, chosen_socket
-from vlmd_protocol.errors import ConnectError, DeadlineError
+from vlmd_protocol.errors import ConnectError, DeadlineError, UnsafeSocketError
 
 # Beyond the daemon's own drain limit: ending its processes.
 _MARGIN_S: Final = 15.0
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Drain the daemon and wait until its process is gone. None running is no error."""
+    """Drain the daemon and wait until its process is gone; remove what a killed one left. None running is no error."""
     path = chosen_socket(args)
     started = time.monotonic()
     try:
@@ -34,7 +35,10 @@ def run(args: argparse.Namespace) -> int:
             pid = client.hello().pid
             client.shutdown()
     except ConnectError as error:
-        _tell(args, {"stopped": False, "pid": None, "socket": str(path)}, f"nothing to stop: {error}")
+        text = f"nothing to stop: {error}"
+        if removed := _remove_stale(path):
+            text += " Removed the socket that a killed daemon left."
+        _tell(args, {"stopped": False, "pid": None, "socket": str(path), "removed": removed}, text)
         return exits.OK
     deadline = started + (_default_timeout_s() if args.timeout is None else args.timeout)
     while _is_alive(pid):
@@ -49,6 +53,15 @@ def run(args: argparse.Namespace) -> int:
         f"stopped pid {pid} at {path} in {took_s:.1f} s",
     )
     return exits.OK
+
+
+def _remove_stale(path: Path) -> bool:
+    from vlmd_bridge.daemon.election import remove_stale
+
+    try:
+        return remove_stale(path)
+    except (OSError, UnsafeSocketError):
+        return False  # nothing to stop all the same; who starts at this path is told what is wrong with it
 
 
 def _default_timeout_s() -> float:

@@ -136,23 +136,41 @@ def _check_lock(lock: Path, status: os.stat_result) -> None:
 def sweep(folder: Path) -> None:
     """Remove what killed daemons of single owners left in the private folder: nobody will start at those paths again.
 
-    A lock that can be taken has no daemon. One that is young may belong to a daemon about to take it.
+    One whose lock is young may be about to take it.
     """
     for lock in folder.glob("own-*.lock"):
         try:
-            if time.time() - lock.stat().st_mtime < _SWEEP_AGE_S:
-                continue
-            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
+            if time.time() - lock.stat().st_mtime >= _SWEEP_AGE_S:
+                remove_stale(lock.with_name(lock.name.removesuffix(".lock")))
+        except (OSError, UnsafeSocketError):
             continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.with_name(lock.name.removesuffix(".lock")).unlink(missing_ok=True)
+
+
+def remove_stale(socket_path: Path) -> bool:
+    """Remove the socket that a killed daemon left, and the lock too where nobody else starts at this path.
+
+    False where there is none, and where the lock is held: its daemon lives, or is about to bind.
+
+    Raises:
+        UnsafeSocketError: what stands there is no socket, or another user's; it is left alone.
+        OSError: the folder cannot be written.
+    """
+    lock = paths.lock_path(socket_path)
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False  # no daemon of ours was ever here
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if paths.is_owned_socket(socket_path):
             lock.unlink(missing_ok=True)
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
+        paths.check_socket(socket_path)
+        socket_path.unlink()
+        return True
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(fd)
 
 
 class BoundSocket:
