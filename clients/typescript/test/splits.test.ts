@@ -12,8 +12,11 @@ import { figure, rounds } from "./support/figures.js";
 import { readVectors, toBytes } from "./support/vectors.js";
 import type { Bytes } from "./support/vectors.js";
 
+/** Of a longer line only the bytes are compared: what it means depends on nothing else, and takes a while to say. */
+const MEANT_BYTES = 8 * 1024;
+
 /** A longer stream is split everywhere only in a long run, else at so many places. */
-const EVERYWHERE_BYTES = rounds({ push: 8 * 1024, long: Number.POSITIVE_INFINITY });
+const EVERYWHERE_BYTES = rounds({ push: MEANT_BYTES, long: Number.POSITIVE_INFINITY });
 const SOME_PLACES = 64;
 
 interface Stream {
@@ -49,12 +52,12 @@ function* feedings(stream: Buffer): Generator<Uint8Array[]> {
 type Decoded = readonly (Uint8Array | string)[];
 
 /** Everything that `parts` decode to, in a form that can be compared. */
-function decode({ limit, isReply }: Stream, parts: Uint8Array[]): Decoded {
+function decode({ bytes, limit, isReply }: Stream, parts: Uint8Array[]): Decoded {
   const decoder = new LineDecoder(limit);
   const found: (Uint8Array | string)[] = [];
   try {
     for (const part of parts) {
-      for (const line of decoder.feed(part)) found.push(isReply ? meaning(line) : line);
+      for (const line of decoder.feed(part)) found.push(isReply && bytes.length <= MEANT_BYTES ? meaning(line) : line);
     }
     found.push("rest", decoder.rest());
   } catch (error) {
