@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from vlmd_bridge.images.pool import ImagePool, default_count
-from vlmd_bridge.workers.image_messages import ConfigureImages, Prepare
+from vlmd_bridge.workers.image_messages import Compare, ConfigureImages, Luma, Prepare, Reference
 from vlmd_bridge.workers.messages import ImageSpec
 
 _CONFIG = ConfigureImages(max_source_pixels=1000, max_source_bytes=1000, memory_limit_bytes=1 << 30)
@@ -19,8 +19,9 @@ def _request(seq: int) -> Prepare:
     return Prepare(seq=seq, path=f"/{seq}.png", offset=0, spec=_SPEC)
 
 
-def test_pictures_in_front_go_first_and_each_kind_in_its_order() -> None:
-    pool = ImagePool(
+def _idle_pool() -> ImagePool:
+    """A pool that is not run: what it is asked for stays in its queue."""
+    return ImagePool(
         _CONFIG,
         arena_fd=-1,
         count=1,
@@ -30,16 +31,50 @@ def test_pictures_in_front_go_first_and_each_kind_in_its_order() -> None:
         on_compared=lambda _: None,
         refreshed=lambda request: request,
     )
+
+
+def _order(pool: ImagePool) -> list[int]:
+    order = []
+    while (picture := pool.next()) is not None:
+        order.append(picture.request.seq)
+    return order
+
+
+def test_pictures_in_front_go_first_and_each_kind_in_its_order() -> None:
+    pool = _idle_pool()
     for seq, front in enumerate([False, False, True, False, True]):
         pool.prepare(_request(seq), front=front)
     first = pool.next()
     assert first is not None
     pool.put_back([first])
     pool.prepare(_request(5), front=True)
-    order = []
-    while (picture := pool.next()) is not None:
-        order.append(picture.request.seq)
-    assert order == [2, 4, 5, 0, 1, 3]
+    assert _order(pool) == [2, 4, 5, 0, 1, 3]
+
+
+def test_pictures_are_withdrawn_while_they_wait_and_only_then() -> None:
+    pool = _idle_pool()
+    for seq, front in enumerate([False, False, True, False]):
+        pool.prepare(_request(seq), front=front)
+    handed_out = pool.next()
+    assert handed_out is not None and handed_out.request.seq == 2
+    assert pool.withdraw([]) == set()
+    assert pool.withdraw([0, 2, 3, 99]) == {0, 3}
+    assert pool.withdraw([0, 2, 3, 99]) == set()
+    pool.put_back([handed_out])  # its process has ended: it waits again
+    pool.prepare(_request(4))
+    assert pool.withdraw({2}) == {2}
+    assert _order(pool) == [1, 4]
+
+
+def test_a_comparison_is_not_withdrawn_with_the_picture_of_its_number() -> None:
+    pool = _idle_pool()
+    pool.prepare(_request(1))
+    luma = Luma(offset=0, width=1, height=1)
+    pool.compare(Compare(seq=1, reference=Reference(luma=luma, threshold=0), others=(luma,)))
+    assert pool.withdraw({1}) == {1}
+    comparison = pool.next()
+    assert comparison is not None and isinstance(comparison.request, Compare)
+    assert _order(pool) == []
 
 
 async def _give_up_many(arena_fd: int, count: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import anyio
@@ -100,6 +100,22 @@ class ImagePool:
         """Have pictures compared before any further one is opened: what follows waits for it."""
         self._queue.appendleft(_Picture(request, front=True))
         self._feed()
+
+    def withdraw(self, seqs: Collection[int]) -> set[int]:
+        """Take pictures out of the queue; return which of `seqs` were in it.
+
+        No answer comes for those, and nothing will be written where they were to go. The others are with a process,
+        which may write at any moment, or were answered. Comparisons, which are numbered apart, stay.
+        """
+        kept: deque[_Picture] = deque()
+        withdrawn = set()
+        for picture in self._queue:
+            if isinstance(picture.request, Prepare) and picture.request.seq in seqs:
+                withdrawn.add(picture.request.seq)
+            else:
+                kept.append(picture)
+        self._queue = kept
+        return withdrawn
 
     async def run(self) -> None:
         """Keep the processes running until cancelled."""
