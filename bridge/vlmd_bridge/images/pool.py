@@ -191,7 +191,8 @@ class _Worker:
         self._given: deque[_Picture] = deque()  # the first is the one being worked on
         self._useless_starts = 0
         self._quiet = Quiet(timeout_s)
-        self._timed_out = False
+        self._ending = False  # by us, which takes a moment, in which it may yet answer
+        self._timed_out: _Picture | None = None
 
     @property
     def pid(self) -> int | None:
@@ -206,8 +207,8 @@ class _Worker:
         return len(self._given)
 
     def feed(self) -> None:
-        """Hand over pictures, as far as the process takes them."""
-        while self._ready and self._child is not None and len(self._given) < _DEPTH:
+        """Hand over pictures, as far as the process takes them; one that is being ended answers for none."""
+        while self._ready and not self._ending and self._child is not None and len(self._given) < _DEPTH:
             picture = self._pool.next()
             if picture is None:
                 return
@@ -219,7 +220,7 @@ class _Worker:
     async def run(self) -> None:
         while not self._closing.is_set():
             child = self._child = Child("image", arena_fd=self._arena_fd, incoming=FromImages, on_message=self._take)
-            self._timed_out = False
+            self._ending, self._timed_out = False, None
             self._quiet.progress()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch, child)
@@ -245,8 +246,9 @@ class _Worker:
     def _take(self, message: FromImages) -> None:
         self._quiet.progress()
         if isinstance(message, ImagesReady):
-            self._ready = True
-            self._useless_starts = 0
+            if not self._ending:  # too late is as good as never: it has done no work
+                self._ready = True
+                self._useless_starts = 0
         else:
             self._given.popleft()
             self._pool.answered(message)
@@ -264,7 +266,8 @@ class _Worker:
                 self._quiet.tick(now - looked_at)
             looked_at = now
             if self._quiet.hung:
-                self._timed_out = True
+                self._ending = True
+                self._timed_out = self._given[0] if self._given else None
                 log.error(
                     "an image process took over %g s for %s",
                     self._timeout_s,
@@ -282,7 +285,7 @@ class _Worker:
         head, *others = given
         self._pool.put_back(others)
         head.crashes += 1
-        if self._timed_out:
+        if head is self._timed_out:
             self._pool.give_up(head, "image_timeout", f"Opening the picture took over {self._timeout_s:g} s.")
         elif head.crashes < _MAX_CRASHES:
             self._pool.put_back([head])
