@@ -11,6 +11,7 @@ from PIL import Image, ImageChops, ImageFile, ImageStat
 
 from vlmd_bridge.images.decode import FORMATS, Decoded, decode_picture
 from vlmd_bridge.images.errors import PictureError
+from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 from vlmd_bridge.workers.messages import ImageSpec
 
 # Pictures up to this size stay as they are, so that colours can be compared exactly.
@@ -265,6 +266,15 @@ def test_a_draft_shows_the_same_picture() -> None:
     expected = image.resize(size, Image.Resampling.BICUBIC)
     difference = ImageChops.difference(Image.frombytes("RGB", size, picture.pixels), expected)
     assert max(ImageStat.Stat(difference).mean) < 4
+
+
+def test_the_luminance_of_a_long_thin_picture_fits() -> None:
+    data = encoded(Image.new("L", (407, 81398)))  # a quarter of its pixels would fit, but its width is odd
+    luma = decode_picture(data, MODEL, name="x", max_source_pixels=40_000_000, with_luma=True).luma
+    assert luma is not None
+    width, height, samples = luma
+    assert (width, height) == (136, 27133)
+    assert len(samples) == width * height <= MAX_LUMA_BYTES
 
 
 # --- pictures that cannot be used -----------------------------------------------------------------------------

@@ -14,10 +14,12 @@ import msgspec
 import pytest
 from PIL import Image
 
-from vlmd_bridge.images.decode import decode_picture
+from vlmd_bridge.images import process
+from vlmd_bridge.images.decode import Decoded, decode_picture
 from vlmd_bridge.workers.arena import Arena, map_arena
 from vlmd_bridge.workers.framing import MessageBuffer, encode_message
 from vlmd_bridge.workers.image_messages import (
+    MAX_LUMA_BYTES,
     Compare,
     Compared,
     ConfigureImages,
@@ -188,6 +190,35 @@ def test_too_little_memory_to_compare_pictures_costs_no_picture(tmp_path: Path) 
         assert other.luma is not None
         images.send(Compare(seq=3, reference=reference, others=(other.luma, other.luma)))
         assert next(images.answers) == Compared(seq=3, likenesses=(Likeness(same=False),))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "samples", "told"),
+    [
+        (SPEC.max_bytes, MAX_LUMA_BYTES, None),
+        (SPEC.max_bytes + 1, 0, "122881 bytes of pixels, where 122880 are free"),
+        (0, MAX_LUMA_BYTES + 1, "8294401 bytes of luminance, where 8294400 are free"),
+    ],
+)
+def test_a_picture_is_not_written_beyond_its_ranges(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, pixels: int, samples: int, told: str | None
+) -> None:
+    made = Decoded(
+        pixels=b"p" * pixels, width=1, height=1, source_width=2, source_height=2, luma=(1, samples, b"l" * samples)
+    )
+    monkeypatch.setattr(process, "decode_picture", lambda *_, **__: made)
+    room = Arena(SPEC.max_bytes + MAX_LUMA_BYTES)
+    with map_arena(room.fd, writable=True) as arena:
+        request = Prepare(seq=1, path=str(picture), offset=0, spec=SPEC, luma_offset=SPEC.max_bytes)
+        answer = process.prepare(request, CONFIG, arena)
+        if told is None:
+            assert isinstance(answer, Prepared)
+            assert arena[:] == made.pixels + b"l" * samples
+        else:
+            assert isinstance(answer, PictureFailed) and answer.code == "image_invalid"
+            assert "defect" in answer.error and told in answer.error
+            assert not any(arena[:])
+    room.close()
 
 
 def test_ctrl_c_is_left_to_the_daemon(picture: Path) -> None:

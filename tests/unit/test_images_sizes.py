@@ -3,10 +3,12 @@
 import random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from vlmd_bridge.images.sizes import check_spec, fitted_size
+from vlmd_bridge.images.sizes import check_spec, fitted_size, reduction
+from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 from vlmd_bridge.workers.messages import ImageSpec
 
 _PUBLISHED = ImageSpec(factor=32, min_pixels=65536, max_pixels=16777216, max_aspect_ratio=200)
@@ -129,3 +131,30 @@ def test_it_agrees_with_transformers_and_mlx_vlm() -> None:
         assert theirs(ours[1], ours[0], *bounds) == (ours[1], ours[0])
     print(f"{compared} sizes equal, {beyond} strips cut to their bounds")
     assert compared > 10000
+
+
+_long_sides = st.integers(1, 500_000)
+_luma_bounds = st.one_of(st.just(MAX_LUMA_BYTES), st.integers(1, 1000))
+
+
+@given(_long_sides, _long_sides, _luma_bounds)
+@example(1024, 72896, MAX_LUMA_BYTES)  # a ninth of its pixels would fit, but for 15,858 by rounding
+@example(121777, 613, MAX_LUMA_BYTES)
+@example(1, 500_000, 1)
+def test_a_picture_is_averaged_down_until_it_fits_and_no_further(width: int, height: int, max_pixels: int) -> None:
+    assume(width * height // max_pixels < 1_000_000)
+
+    def pixels(factor: int) -> int:
+        return -(-width // factor) * -(-height // factor)
+
+    factor = reduction(width, height, max_pixels)
+    assert pixels(factor) <= max_pixels
+    assert factor == 1 or pixels(factor - 1) > max_pixels
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 63), (7, 1000), (1000, 1)])
+def test_sizes_round_as_those_of_pillow(size: tuple[int, int]) -> None:
+    for max_pixels in (5, 60, 1000):
+        factor = reduction(*size, max_pixels)
+        reduced = Image.new("L", size).reduce(factor)
+        assert reduced.size == tuple(-(-side // factor) for side in size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import struct
 import warnings
 import zlib
@@ -28,7 +27,7 @@ from PIL import (
 
 from vlmd_bridge.images.errors import PictureError, shown
 from vlmd_bridge.images.pixels import to_8_bit
-from vlmd_bridge.images.sizes import fitted_size
+from vlmd_bridge.images.sizes import fitted_size, reduction
 from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 from vlmd_bridge.workers.messages import ImageSpec
 
@@ -183,7 +182,7 @@ def _prepared(image: ImageFile.ImageFile, spec: ImageSpec, *, with_luma: bool) -
 
 def _luma(image: Image.Image) -> tuple[int, int, bytes]:
     grey = image.convert("L")
-    factor = math.ceil(math.sqrt(grey.width * grey.height / MAX_LUMA_BYTES))
+    factor = reduction(grey.width, grey.height, MAX_LUMA_BYTES)
     if factor > 1:
         grey = grey.reduce(factor)
     return grey.width, grey.height, grey.tobytes()

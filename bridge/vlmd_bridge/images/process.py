@@ -20,7 +20,7 @@ import time
 import PIL
 
 from vlmd_bridge import faults
-from vlmd_bridge.images.decode import decode_picture
+from vlmd_bridge.images.decode import Decoded, decode_picture
 from vlmd_bridge.images.errors import PictureError, shown
 from vlmd_bridge.images.limits import affordable_pixels, limit_memory
 from vlmd_bridge.images.sizes import check_spec
@@ -123,6 +123,7 @@ def prepare(request: Prepare, config: ConfigureImages, arena: mmap.mmap) -> Prep
             max_source_pixels=affordable_pixels(data, config),
             with_luma=request.luma_offset is not None,
         )
+        _check_fits(picture, request)
         # A JPEG that was decoded smaller gives other pixels than a whole one: results kept for one are not the other's.
         person = b"drafted" if picture.drafted else b""
         digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES, person=person).digest()
@@ -190,6 +191,21 @@ def _likeness(reference: Reference, luma: Luma, arena: mmap.mmap) -> Likeness | 
         return compare_luma(reference, luma, arena)
     except MemoryError:
         return None
+
+
+def _check_fits(picture: Decoded, request: Prepare) -> None:
+    """Refuse what would run over into the range of another picture, whose description would be wrong, unnoticed."""
+    parts = [("pixels", picture.pixels, request.spec.max_bytes)]
+    if picture.luma is not None:
+        parts.append(("luminance", picture.luma[2], MAX_LUMA_BYTES))
+    for what, data, room_bytes in parts:
+        if len(data) > room_bytes:
+            message = (
+                f"A defect of vlmd, not of the picture: {shown(request.path)}, {picture.source_width}x"
+                f"{picture.source_height}, makes {len(data)} bytes of {what}, where {room_bytes} are free. Report it, "
+                "please; another size of the picture may do meanwhile."
+            )
+            raise PictureError("image_invalid", message)
 
 
 def _check_range(offset: int, size_bytes: int, arena: mmap.mmap) -> None:

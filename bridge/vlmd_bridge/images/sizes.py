@@ -49,6 +49,17 @@ def fitted_size(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
     return _cut(max(factor, new_width), max(factor, new_height), spec)
 
 
+def reduction(width: int, height: int, max_pixels: int) -> int:
+    """Return the least factor by which a picture is averaged down to no more than `max_pixels`, which is at least 1.
+
+    As Pillow's `Image.reduce` does it: both sides divided and rounded up, which in a long, thin picture is a lot.
+    """
+    factor = max(1, math.isqrt(width * height // max_pixels))
+    while -(-width // factor) * -(-height // factor) > max_pixels:
+        factor += 1
+    return factor
+
+
 def _cut(width: int, height: int, spec: ImageSpec) -> tuple[int, int]:
     """Cut the longer side until the area is within `max_pixels` (the arena's range is no larger) and the ratio too."""
     short, long = sorted((width, height))
