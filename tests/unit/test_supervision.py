@@ -40,23 +40,29 @@ def test_one_that_computes_is_given_ten_times_as_long() -> None:
 
 def test_five_crashes_in_a_row_are_too_many_and_old_ones_are_forgotten() -> None:
     crashes = CrashCounter(180.0)
-    assert [crashes.crashed(now_s) for now_s in (0.0, 10.0, 20.0, 30.0)] == [1, 2, 3, 4]
-    assert crashes.crashed(181.0) == 4  # the first is out of the window
-    assert crashes.crashed(182.0) == MAX_CRASHES
+    assert [crashes.crashed(ready_s) for ready_s in (100.0, 10.0, 10.0, 10.0)] == [1, 2, 3, 4]
+    assert crashes.crashed(151.0) == 4  # the first is out of the window
+    assert crashes.crashed(1.0) == MAX_CRASHES
+
+
+def test_crashes_do_not_grow_old_while_the_engine_does_not_get_ready() -> None:
+    crashes = CrashCounter(180.0)
+    assert [crashes.crashed(ready_s) for ready_s in (1000.0, 0.0, 0.0, 179.0)] == [1, 2, 3, 4]
+    assert crashes.crashed(1.0) == 2  # three of them were 180 s ago
 
 
 def test_a_finished_sequence_between_crashes_shows_that_the_engine_works() -> None:
     crashes = CrashCounter(180.0)
-    for now_s in range(50):
-        assert crashes.crashed(float(now_s)) <= 2
-        if now_s % 2:
+    for crash in range(50):
+        assert crashes.crashed(1.0) <= 2
+        if crash % 2:
             crashes.progressed()
 
 
 def test_the_wait_before_a_start_doubles() -> None:
     crashes = CrashCounter(180.0)
     waits = []
-    for now_s in range(4):
-        crashes.crashed(float(now_s))
+    for _ in range(4):
+        crashes.crashed(1.0)
         waits.append(crashes.backoff_s())
     assert waits == [0.25, 0.5, 1.0, 2.0]

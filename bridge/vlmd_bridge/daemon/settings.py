@@ -33,7 +33,8 @@ class DaemonSettings:
         threads: BLAS threads of the engine, 0 for its own choice.
         switched_off: optimisations that the engine does without (`engine.switches`).
         hang_timeout_s: how long an engine with work may show no progress; ten times as long while it computes.
-        crash_window_s: an engine that crashed five times within so long, and finished nothing between, rests as long.
+        crash_window_s: an engine that crashed five times within so long, the time of loads not counted, and finished
+            nothing between, rests as long.
         image_processes: how many decode pictures, 0 for as many as the cores allow.
         image_timeout_s: how long one picture may take before its process is replaced.
         max_source_pixels: largest picture that is decoded.

@@ -12,21 +12,27 @@ _MAX_BACKOFF_S = 10.0
 
 
 class CrashCounter:
-    """Counts the crashes since anything last succeeded."""
+    """Counts the crashes since anything last succeeded.
+
+    How long ago they were is measured by the time that the engine was ready since. Nothing can succeed in a load, so
+    none makes an earlier crash any older: else an engine whose loads die slowly would be loaded again without end.
+    """
 
     def __init__(self, window_s: float) -> None:
         """`window_s`: crashes longer ago are forgotten, and an engine that crashed too often rests for as long."""
         self.window_s = window_s
+        self._ready_s = 0.0
         self._crashes_s: deque[float] = deque(maxlen=MAX_CRASHES)
 
     def progressed(self) -> None:
         """A sequence was finished: the engine works, and what crashed it before was something in particular."""
         self._crashes_s.clear()
 
-    def crashed(self, now_s: float) -> int:
-        """Note a crash and return how many there were, this one included."""
-        self._crashes_s.append(now_s)
-        while now_s - self._crashes_s[0] >= self.window_s:
+    def crashed(self, ready_s: float) -> int:
+        """Note a crash after `ready_s` of being ready, 0 in a load; return how many there were, this one included."""
+        self._ready_s += ready_s
+        self._crashes_s.append(self._ready_s)
+        while self._ready_s - self._crashes_s[0] >= self.window_s:
             self._crashes_s.popleft()
         return len(self._crashes_s)
 

@@ -108,6 +108,7 @@ class EngineWorker:
         self._quiet = Quiet(supervision.hang_timeout_s)
         self._hung = ""
         self._steps = 0
+        self._ready_at = 0.0
         self._retry_at = 0.0
         self._closing = anyio.Event()
 
@@ -242,6 +243,7 @@ class EngineWorker:
             case EngineReady():
                 self.info = self._bounded(message.info)
                 self._failure = None
+                self._ready_at = anyio.current_time()
                 self._quiet = Quiet(self._supervision.hang_timeout_s)
                 log.info("%s is ready: %s", self.name, _shown(self.info))
                 self._changed("ready")
@@ -270,7 +272,7 @@ class EngineWorker:
 
     async def _load_again(self, exit_: Exit) -> bool:
         """Wait for another try of the first load where it was ended without a word, by the system or by somebody."""
-        if self._crashes.crashed(anyio.current_time()) >= _MAX_LOAD_CRASHES:
+        if self._crashes.crashed(0.0) >= _MAX_LOAD_CRASHES:
             return False
         log.error("the engine of %s %s, in its first load; it is tried once more", self.name, exit_.report)
         await self._rest(self._crashes.backoff_s())
@@ -290,7 +292,7 @@ class EngineWorker:
         """Hand the lost frames back, then wait: a little at first, long when it crashes again and again."""
         log.error("the engine of %s %s", self.name, exit_.report)
         now = anyio.current_time()
-        crashes = self._crashes.crashed(now)
+        crashes = self._crashes.crashed(now - self._ready_at if self.state == "ready" else 0.0)
         self._scheduler.engine_lost(self._lane)
         if crashes < MAX_CRASHES:
             self._changed("restarting")
@@ -298,10 +300,7 @@ class EngineWorker:
             return
         window_s = self._crashes.window_s
         self._retry_at = now + window_s
-        message = (
-            f"The engine of {self.name} crashed {crashes} times within {window_s:g} s and finished nothing between: it "
-            f"{reason}."
-        )
+        message = f"The engine of {self.name} crashed {crashes} times and finished nothing between: it {reason}."
         log.error("%s It is started again in %g s.", message, window_s)
         self._failure = LoadFailed(code="engine_unavailable", error=message)
         self._changed("unavailable")
