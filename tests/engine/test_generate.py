@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from string import ascii_letters
+
 import mlx.core as mx
 import msgspec
 import numpy as np
@@ -17,6 +20,7 @@ from vlmd_bridge.engine.sampling import BatchSampler
 from vlmd_bridge.workers.messages import (
     Count,
     Counted,
+    Failed,
     Finished,
     RecordConstraint,
     RegexConstraint,
@@ -52,15 +56,21 @@ class Dictated(BatchSampler):
         return super().choose(logits, rows)
 
 
-def dictate(backend: ModelBackend, text: str, start: Start) -> Finished:
+def dictated(backend: ModelBackend, text: str, start: Start) -> Event:
     """Return how `start` ends when the model writes `text` first."""
     sampler = backend.batch.sampler
     tokens = backend.detokenizer._tokenizer.encode(text, add_special_tokens=False)
     backend.batch.close()
     backend.batch.sampler = Dictated(sampler, tokens)
-    finished = run_alone(backend, start)
+    event = run_alone(backend, start)
     backend.batch.close()
     backend.batch.sampler = sampler
+    return event
+
+
+def dictate(backend: ModelBackend, text: str, start: Start) -> Finished:
+    """Return the same, of an answer that does not fail."""
+    finished = dictated(backend, text, start)
     assert isinstance(finished, Finished), finished
     return finished
 
@@ -103,6 +113,32 @@ def test_a_model_that_begins_to_think_by_itself(tiny_path: TinyPath) -> None:
         backend._template.may_close_only = True
         held = dictate(backend, "hm</think>Yes", go())
         assert held.reasoning == "hm" and held.text.startswith("Yes")
+
+
+@pytest.mark.parametrize("rows", ["own", "mlx-vlm", "mlx-lm"])
+def test_an_answer_that_ends_too_early(rows: str, tiny_path: TinyPath) -> None:
+    """Whatever decodes it, a constrained answer that is not whole is no answer."""
+    backend_of = (
+        text_backend(tiny_path("qwen3"))
+        if rows == "mlx-lm"
+        else vision_backend(tiny_path("qwen3_vl"), Pictures(), off=() if rows == "own" else ("own_decode",))
+    )
+    with backend_of as backend:
+        ended = dictated(backend, "<think>\nhm<|im_end|>", go(constraint=PATTERN))
+        assert isinstance(ended, Failed) and ended.code == "worker_error" and "thinking" in ended.error
+        # llguidance runs out of expressions, and its mask then allows the end alone.
+        outgrown = RegexConstraint(pattern="([A-Za-z]{1,40}[0-9 ]?){1,300}!")
+        endless = "".join(random.Random(1).choices(ascii_letters, k=400))
+        failed = dictated(backend, endless, go(constraint=outgrown, thinking=False, max_tokens=400))
+        assert isinstance(failed, Failed) and failed.code == "schema_invalid"
+        assert "too many expressions" in failed.error and len(failed.error) < 300
+        whole = dictate(backend, "ab cd!", go(constraint=outgrown, thinking=False))
+        assert (whole.text, whole.finish_reason) == ("ab cd!", "stop")
+        thought = dictate(backend, "<think>hm</think>ab cd!", go(constraint=outgrown))
+        assert (thought.text, thought.reasoning, thought.finish_reason) == ("ab cd!", "hm", "stop")
+        # Ended by the model, not by the grammar, which would take more.
+        either = RegexConstraint(pattern="[a-z]+")
+        assert dictate(backend, "cat<|im_end|>", go(constraint=either, thinking=False)).text == "cat"
 
 
 def test_a_schema_behind_thinking_gets_what_is_left(tiny_path: TinyPath) -> None:

@@ -242,8 +242,10 @@ class Batch:
 
     def _judge(self, row: Row, prompt: Prompt, each: Produced) -> None:
         """Set how `row` ended, if it did."""
+        if each.finish_reason == "stop" and not prompt.answer.stopped:
+            prompt.control.end()
         if prompt.control.error is not None:
-            row.error = SequenceError("worker_error", f"the grammar lost the answer: {prompt.control.error}")
+            row.error = prompt.control.error
         elif prompt.control.complete or prompt.answer.stopped:
             row.finish_reason = "stop"
         else:

@@ -12,10 +12,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmd_bridge.engine.backend import SequenceError
 from vlmd_bridge.engine.budget import Matcher
 from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
 from vlmd_bridge.engine.output import Answer
 from vlmd_bridge.workers.messages import Sampling
+
+# What llguidance says of a token that does not fit; of its limits it says something else.
+_REFUSED = "doesn't satisfy the grammar"
 
 
 class Budget(Protocol):
@@ -36,11 +40,16 @@ class Budget(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grammar:
-    """A row's own matcher, and what makes its budget once it is known how many tokens are left."""
+    """A row's own matcher, what makes its budget once it is known how many tokens are left, and what to do in error.
+
+    Matchers of one grammar share its lexer: one that ran out of limits leaves nothing to the others, so that the
+    grammar is to be compiled anew (`forget`).
+    """
 
     matcher: Any
     tokenizer: Any
     budget: Callable[[int], Budget | None]
+    forget: Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +101,8 @@ class RowControl:
         self._watch: tuple[TextStream, Answer] | None = None
         # Set when the grammar takes nothing more: the answer is whole, and the row need not decode its EOS.
         self.complete = False
-        # Set when the grammar refused a token, which a mask makes impossible: the row alone has failed.
-        self.error: str | None = None
+        # Set when the row has failed: its grammar gave up, or it ended without a whole answer.
+        self.error: SequenceError | None = None
         # With the sampler's `trace`: log-probability of each token, and its lead over the next allowed one.
         self.trace: list[tuple[mx.array, mx.array]] = []
         # Set by a generator whose rows enlist themselves for the sampler (mlx-vlm's logits processors).
@@ -141,6 +150,17 @@ class RowControl:
             self._think()
         else:
             self._consume(token)
+
+    def end(self) -> None:
+        """Take the end of the row by an end-of-sequence token: without a whole answer that is an error."""
+        if self._grammar is None or self.complete or self.error is not None:
+            return
+        if self._matcher is None:
+            self.error = SequenceError("worker_error", "the model ended inside its thinking, before its answer began")
+        elif self._matcher.is_error():
+            self._give_up()
+        elif not self._matcher.is_accepting():
+            self.error = SequenceError("worker_error", "the model ended before its answer was whole")
 
     def penalised(self, logits: mx.array) -> mx.array:
         """Return `logits` ([1, vocabulary]) with those of tokens said before moved away from the top (CTRL, 4.1)."""
@@ -226,14 +246,26 @@ class RowControl:
         self._found = False
         if self._forced and self._forced.pop(0) != token:
             self._forced.clear()
-        if not self._matcher.consume_token(token):
-            self.error = str(self._matcher.get_error()).partition("\n")[0] or "the grammar refused a token"
+        if not self._matcher.consume_token(token) and _REFUSED in self._matcher.get_error():
+            # A mask makes that impossible.
+            self.error = SequenceError("worker_error", f"the grammar lost the answer: {_first_line(self._matcher)}")
+        elif self._matcher.is_error():
+            # Often since its last mask, which then allows nothing but the end.
+            self._give_up()
         elif self._matcher.is_stopped():
-            # Out of its limits, a grammar stops as well.
-            self.complete = not self._matcher.is_error()
-            self.error = None if self.complete else str(self._matcher.get_error()).partition("\n")[0]
+            self.complete = True
         elif self._budget is not None:
             self._budget.advance(token)
+
+    def _give_up(self) -> None:
+        """Fail the row: its grammar ran out of llguidance's limits."""
+        assert self._grammar is not None
+        self._grammar.forget()
+        self.error = SequenceError(
+            "schema_invalid",
+            f"the schema or pattern grew too complex while the answer was written ({_first_line(self._matcher)}): "
+            "nest fewer repeats in it, or lower their bounds",
+        )
 
     def _next_forced(self) -> int | None:
         if self._found is False:
@@ -248,6 +280,11 @@ class RowControl:
             # by byte does not get to.
             self._forced = self._matcher.compute_ff_tokens()
         return self._forced[0] if self._forced else None
+
+
+def _first_line(matcher: Any) -> str:
+    """Return the first line of the matcher's error: the others repeat the answer."""
+    return str(matcher.get_error()).partition("\n")[0][:200]
 
 
 def _allow(words: NDArray[np.int32], token: int) -> None:

@@ -90,9 +90,12 @@ class Grammars:
         sizes = self._get(constraint, max_tokens).sizes
         return None if sizes is None else JsonBudget(self._vocabulary, sizes, tokens_left)
 
+    def forget(self, constraint: Constraint, max_tokens: int) -> None:
+        """Have `constraint` compiled anew for the next row."""
+        self._compiled.pop(_key(constraint, max_tokens), None)
+
     def _get(self, constraint: Constraint, max_tokens: int) -> _Compiled:
-        budget = max_tokens if isinstance(constraint, SchemaConstraint) else 0
-        key = hashlib.blake2b(b"%d " % budget + msgspec.msgpack.encode(constraint), digest_size=16).digest()
+        key = _key(constraint, max_tokens)
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = self._compiled[key] = self._compile(constraint, max_tokens)
@@ -131,6 +134,11 @@ class Grammars:
                 return matcher
             wrong = matcher.get_error()
         raise SequenceError("schema_invalid", _first_line(wrong))
+
+
+def _key(constraint: Constraint, max_tokens: int) -> bytes:
+    budget = max_tokens if isinstance(constraint, SchemaConstraint) else 0
+    return hashlib.blake2b(b"%d " % budget + msgspec.msgpack.encode(constraint), digest_size=16).digest()
 
 
 def _json_grammar(schema: Any) -> str:

@@ -193,7 +193,12 @@ class ModelBackend(ABC):
             return self._grammars.budget(constraint, max_tokens, tokens_left)
 
         matcher = self._grammars.matcher(constraint, max_tokens)
-        return Grammar(matcher=matcher, tokenizer=self._grammars.tokenizer, budget=budget)
+        return Grammar(
+            matcher=matcher,
+            tokenizer=self._grammars.tokenizer,
+            budget=budget,
+            forget=lambda: self._grammars.forget(constraint, max_tokens),
+        )
 
     @staticmethod
     def _deltas(row: Row) -> list[Event]:
