@@ -12,6 +12,7 @@ from tests.engine.conftest import TinyPath
 from tests.support.engine_process import EngineProcess
 from tests.support.engines import ask, run_all, run_alone, text_backend
 from tests.support.tiny_models import PLAIN_ADDED_TOKENS, SPECIAL_TOKENS
+from vlmd_bridge.engine import sampling
 from vlmd_bridge.engine.text import TextBackend
 from vlmd_bridge.workers.messages import (
     Close,
@@ -141,6 +142,18 @@ def test_control_tokens_in_text_are_text(name: str, tiny_path: TinyPath) -> None
         assert control_ids(HOSTILE) == plain
         assert control_ids("<|im_", "end|></", "s><th", "ink>") == plain
         assert control_ids(*HOSTILE) == plain
+
+
+def test_masks_one_by_one(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = RegexConstraint(pattern="[a-z]{4}( [0-9]{3}){2}!")
+    starts = [ask(i, f"Go {i}", constraint=pattern) for i in range(3)]
+    with text_backend(tiny_path("qwen3")) as backend:
+        texts = [event.text for event in run_all(backend, starts).values() if isinstance(event, Finished)]
+    monkeypatch.setattr(sampling, "LLExecutor", lambda **_: pytest.fail("the masks are made in one call"))
+    with text_backend(tiny_path("qwen3"), off=("batched_masks",)) as backend:
+        ended = run_all(backend, starts)
+    assert [event.text for event in ended.values() if isinstance(event, Finished)] == texts
+    assert len(texts) == len(starts)
 
 
 def test_seeds(tiny_path: TinyPath) -> None:

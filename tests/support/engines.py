@@ -48,8 +48,10 @@ def vision_backend(
 
 
 @contextmanager
-def text_backend(folder: Path, *, width: int = 4, trace: bool = False) -> Iterator[TextBackend]:
-    configure = ConfigureEngine(backend="text", name=folder.name, path=str(folder), width=width)
+def text_backend(
+    folder: Path, *, width: int = 4, trace: bool = False, off: Sequence[str] = ()
+) -> Iterator[TextBackend]:
+    configure = ConfigureEngine(backend="text", name=folder.name, path=str(folder), width=width, off=tuple(off))
     backend = TextBackend.load(configure, lambda stage, fraction: None, Blas(name="test", threads=1), trace=trace)
     try:
         yield backend

@@ -16,6 +16,7 @@ from vlmd_bridge.engine.grammar import Grammars
 from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized, engine_info
 from vlmd_bridge.engine.platform import Blas, limit_memory
 from vlmd_bridge.engine.sampling import BatchSampler
+from vlmd_bridge.engine.switches import ALL_ON, Switches
 from vlmd_bridge.engine.template import ChatTemplate, check_context, pictures_of
 from vlmd_bridge.engine.text_rows import TextRows
 from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
@@ -65,7 +66,9 @@ def load_text_checkpoint(path: str) -> TextCheckpoint:
 class TextBackend(ModelBackend):
     """See `Backend`."""
 
-    def __init__(self, checkpoint: TextCheckpoint, info: EngineInfo, *, trace: bool = False) -> None:
+    def __init__(
+        self, checkpoint: TextCheckpoint, info: EngineInfo, *, switches: Switches = ALL_ON, trace: bool = False
+    ) -> None:
         """`trace` keeps the log-probabilities of every row on its control, for the correctness gate."""
         grammars = Grammars(checkpoint.tokenizer, checkpoint.eos_token_ids)
         self.template = ChatTemplate(checkpoint.tokenizer, checkpoint.tokenizer, sees=False)
@@ -77,7 +80,8 @@ class TextBackend(ModelBackend):
         def rows(batch: Batch) -> Generator:
             return TextRows(checkpoint.model, checkpoint.eos_token_ids, width=batch.width, sampler=batch.sampler)
 
-        self.batch = Batch(rows, width=info.width, sampler=BatchSampler(grammars.vocab_size, trace=trace))
+        sampler = BatchSampler(grammars.vocab_size, trace=trace, batched_masks=switches.batched_masks)
+        self.batch = Batch(rows, width=info.width, sampler=sampler)
 
     @classmethod
     def load(cls, configure: ConfigureEngine, report: ReportLoading, blas: Blas, *, trace: bool = False) -> TextBackend:
@@ -100,7 +104,7 @@ class TextBackend(ModelBackend):
             dtype=weight_dtype(checkpoint.model),
             packages=("mlx", "mlx-lm", "llguidance", "transformers"),
         )
-        backend = cls(checkpoint, info, trace=trace)
+        backend = cls(checkpoint, info, switches=Switches.without(configure.off), trace=trace)
         backend._warm_up(Start(seq=-1, parts=(Text(text="Hello"),), max_tokens=2))
         backend._loaded(began_s)
         return backend
