@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny_models import TINY_VISION_MODELS, TinyModel, build_tiny_model
+from tests.support.tiny_models import TINY_OTHER_MODELS, TINY_VISION_MODELS, TinyModel, build_tiny_model
 from tests.support.tiny_text_models import TINY_TEXT_MODELS, build_tiny_text_model
 from vlmd_bridge.engine.platform import choose_blas, forbid_downloads
 
@@ -19,6 +19,7 @@ _SHORT_CONTEXT = TinyModel(name="short_context", model_type="qwen3_vl", context=
 
 _SHORT_TEXT = TinyModel(name="short_text", model_type="llama", context=200)
 _TEXT = (*TINY_TEXT_MODELS, _SHORT_TEXT)
+_MODELS = (*TINY_VISION_MODELS, *TINY_OTHER_MODELS, *_TEXT, _SHORT_CONTEXT)
 
 TinyPath = Callable[[str], Path]
 
@@ -40,4 +41,4 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> TinyPath:
 
 
 def _named(name: str) -> TinyModel:
-    return next(model for model in (*TINY_VISION_MODELS, *_TEXT, _SHORT_CONTEXT) if model.name == name)
+    return next(model for model in _MODELS if model.name == name)

@@ -11,9 +11,10 @@ import pytest
 
 from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, ask, run_alone, text_backend, vision_backend
-from tests.support.gate import compare, in_words, keep_rows, mixed, requests, run_together
-from tests.support.tiny_models import TINY_VISION_MODELS
+from tests.support.gate import compare, in_words, keep_rows, mixed, requests, run_together, stock_rows
+from tests.support.tiny_models import TINY_OTHER_MODELS, TINY_VISION_MODELS
 from tests.support.tiny_text_models import TINY_TEXT_MODELS
+from vlmd_bridge.engine.template import pictures_of
 from vlmd_bridge.workers.messages import RegexConstraint
 
 pytestmark = pytest.mark.model
@@ -40,6 +41,21 @@ def test_a_batched_row_equals_the_row_alone(
             run_alone(backend, start)
     compare(name, together, traces, removed={2})
     assert saved_tokens > 100  # else nothing was said about rows with a shared prefix
+
+
+@pytest.mark.parametrize("name", [model.name for model in TINY_OTHER_MODELS])
+def test_a_batched_row_equals_mlx_vlm_without_a_batch(
+    name: str, tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that keep the positions of their last prompt to themselves: every row has its own all the same."""
+    pictures = Pictures()
+    with vision_backend(tiny_path(name), pictures, width=4, trace=True) as backend:
+        starts = requests(pictures, 28, grammar=False)
+        if name == "paddleocr_vl":  # mlx-vlm's processor for it knows no second picture
+            starts = [start for start in starts if len(pictures_of(start)) < 2]
+        together = keep_rows(backend, monkeypatch)
+        assert run_together(backend, starts, removed=2) == 4
+        compare(name, together, stock_rows(backend, starts), removed={2})
 
 
 @pytest.mark.parametrize("grammar", [False, True], ids=["free", "grammar"])

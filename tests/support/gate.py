@@ -6,13 +6,18 @@ import math
 import random
 from dataclasses import dataclass
 
+import mlx_vlm
 import msgspec
+import numpy as np
 import pytest
+from mlx_vlm.generate import generate_step
 
 from tests.support.engines import Pictures, ask
 from vlmd_bridge.engine.backend import Event
 from vlmd_bridge.engine.batch import Row
 from vlmd_bridge.engine.model_backend import ModelBackend
+from vlmd_bridge.engine.template import pictures_of
+from vlmd_bridge.engine.vision import VisionBackend
 from vlmd_bridge.workers.messages import (
     Constraint,
     Delta,
@@ -131,6 +136,27 @@ def _traced(row: Row) -> Traced:
         logprobs=[float(str(logprob.item())) for logprob, _ in trace],
         leads=[float(str(lead.item())) for _, lead in trace],
     )
+
+
+def stock_rows(backend: VisionBackend, starts: list[Start]) -> dict[int, Traced]:
+    """Return what mlx-vlm itself writes for each of `starts`, greedily, with a copy of the model of its own."""
+    model, processor = mlx_vlm.load(backend.info.path)
+    eos = processor.tokenizer.stopping_criteria.eos_token_ids
+    prompts = backend.prompts
+    rows = {}
+    for start in starts:
+        row = rows[start.seq] = Traced(tokens=[], logprobs=[], leads=[])
+        raw = prompts._processed(prompts.render(start), [prompts._image(picture) for picture in pictures_of(start)])
+        prompt = [raw.pop(name, None) for name in ("input_ids", "pixel_values", "attention_mask")]
+        prompt.insert(1, model)
+        for token, logprobs in generate_step(*prompt, max_tokens=start.max_tokens, temperature=0.0, **raw):
+            if int(token) in eos:
+                break
+            best = np.sort(np.array(logprobs))[-2:]
+            row.tokens.append(int(token))
+            row.logprobs.append(float(best[1]))
+            row.leads.append(float(best[1] - best[0]))
+    return rows
 
 
 def keep_rows(backend: ModelBackend, monkeypatch: pytest.MonkeyPatch) -> dict[int, Traced]:

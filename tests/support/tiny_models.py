@@ -12,6 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.tiny_other_models import (
+    IMAGE_TOKENS,
+    MAX_PIXELS,
+    MIN_PIXELS,
+    OTHER_TYPES,
+    PADDLE_PICTURES,
+    other_config,
+)
+
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -47,9 +56,6 @@ _SPLIT = (
 _MERGED_WORDS = ("the", "cat", "dog", "text", "image", "frame", "description", "activity", "apps", "topics")
 
 _HIDDEN = 64
-# 4 to 64 image tokens.
-MIN_PIXELS = 32 * 32 * 4
-MAX_PIXELS = 32 * 32 * 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +76,14 @@ TINY_VISION_MODELS = (
     TinyModel(name="qwen3_5", model_type="qwen3_5"),
     TinyModel(name="qwen2_5_vl", model_type="qwen2_5_vl"),
 )
+# Decoded by mlx-vlm's BatchGenerator, and compared with mlx-vlm alone.
+TINY_OTHER_MODELS = tuple(TinyModel(name=model_type, model_type=model_type) for model_type in OTHER_TYPES)
 
 
 def build_tiny_model(model: TinyModel, folder: Path) -> Path:
     """Write `model` into `folder` (made when missing) and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids, vocab_size = _write_tokenizer(folder)
+    ids, vocab_size = _write_tokenizer(folder, IMAGE_TOKENS if model.model_type in OTHER_TYPES else {})
     config = _config(model, ids, vocab_size)
     _write_weights(model, config, folder)
     _write_json(folder / "config.json", config)
@@ -103,12 +111,13 @@ def build_tiny_model(model: TinyModel, folder: Path) -> Path:
             "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
             "image_mean": [0.5] * 3,
             "image_std": [0.5] * 3,
+            **(PADDLE_PICTURES if model.model_type == "paddleocr_vl" else {}),
         },
     )
     return folder
 
 
-def _write_tokenizer(folder: Path) -> tuple[dict[str, int], int]:
+def _write_tokenizer(folder: Path, named_tokens: dict[str, str]) -> tuple[dict[str, int], int]:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
     from tokenizers.models import BPE
 
@@ -158,6 +167,7 @@ def _write_tokenizer(folder: Path) -> tuple[dict[str, int], int]:
             "clean_up_tokenization_spaces": False,
             "model_max_length": 262144,
             "chat_template": _CHAT_TEMPLATE,
+            **named_tokens,
         },
     )
     (folder / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
@@ -255,6 +265,8 @@ def _config(model: TinyModel, ids: dict[str, int], vocab_size: int) -> dict[str,
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
         }
+    elif model.model_type in OTHER_TYPES:
+        config = other_config(model.model_type, text, config)
     else:
         raise ValueError(f"no tiny model of type {model.model_type}")
     return config

@@ -33,7 +33,7 @@ def build_tiny_text_model(model: TinyModel, folder: Path) -> Path:
     if model.model_type == "llama":
         eos, vocab_size = _write_sentencepiece_like(folder)
     else:
-        ids, vocab_size = _write_tokenizer(folder)
+        ids, vocab_size = _write_tokenizer(folder, {})
         eos = ids["<|im_end|>"]
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM" if model.model_type == "llama" else "Qwen3ForCausalLM"],

@@ -108,12 +108,24 @@ class PromptBuilder:
             raw["input_ids"], raw.get("pixel_values"), mask=raw.get("attention_mask"), **data
         )
         inputs = {**data, **{k: v for k, v in features.to_dict().items() if v is not None}}
-        # The model keeps these of the prompt it embedded last: a row must bring its own.
-        if hasattr(self._model.language_model, "_rope_deltas"):
-            length = len(token_ids)
-            inputs.setdefault("rope_deltas", mx.zeros((1, 1), dtype=mx.int32))
-            inputs.setdefault("position_ids", mx.arange(length, dtype=mx.int32)[None])
+        if inputs.get("position_ids") is None and hasattr(self._model.language_model, "_rope_deltas"):
+            inputs |= self._positions(raw)
         return Tokenized(token_ids=token_ids, inputs=inputs, opens_thinking=self.template.opens_thinking(rendered))
+
+    def _positions(self, raw: dict[str, Any]) -> dict[str, mx.array]:
+        """Return the positions of the prompt that was embedded last, which the model kept or has yet to compute.
+
+        A row must bring its own. What the model keeps then does no harm to other rows: glm_ocr decodes a row alone by
+        the positions that it kept, whatever it is passed, and glm4v counts from 0 again where it kept no delta.
+        """
+        language = self._model.language_model
+        position_ids = getattr(language, "_position_ids", None)
+        rope_deltas = language._rope_deltas
+        if position_ids is None:  # often a prompt without pictures; the delta is then the last picture's
+            grids = {name: raw.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+            position_ids, rope_deltas = language.get_rope_index(raw["input_ids"], **grids)
+        language._position_ids, language._rope_deltas = None, rope_deltas
+        return {"position_ids": position_ids, "rope_deltas": rope_deltas}
 
     def _processed(self, rendered: str, images: list[Image.Image]) -> dict[str, Any]:
         try:
