@@ -121,8 +121,13 @@ class Listener:
 
     async def _serve_one(self, peer: socket.socket) -> None:
         try:
-            peer.setblocking(False)
-            async with await anyio.abc.UNIXSocketStream.from_socket(peer) as stream:
+            try:
+                stream = await anyio.abc.UNIXSocketStream.from_socket(peer)
+            except (OSError, ValueError):
+                # It asks for the peer's name, which macOS has no more once both ends are shut: gone before its turn.
+                peer.close()
+                return
+            async with stream:
                 await self._serve(stream)
         finally:
             self.connections -= 1
