@@ -171,7 +171,7 @@ class Session:
 
     def cancel(self, target: Id) -> bool:
         """End the request `target`, running or waiting; False when there is none."""
-        if self.connection.drop_waiting(target):
+        if self.connection.drop_waiting(target) or self._drop_released(target):
             self.end(error_line(target, "The request was cancelled.", "cancelled"))
             return True
         job = self.jobs.get(target)
@@ -179,6 +179,14 @@ class Session:
             return False
         self._dispatcher.cancel(job)
         return True
+
+    def _drop_released(self, target: Id) -> bool:
+        """Forget a call whose turn has come, and which the writer has not run yet."""
+        for call in self._released:
+            if call.id == target:
+                self._released.remove(call)
+                return True
+        return False
 
     # --- reader and writer ------------------------------------------------------------------------------------
 
