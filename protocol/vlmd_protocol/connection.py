@@ -103,6 +103,13 @@ class ServerConnection:
                 return True
         return False
 
+    def drop_all_waiting(self) -> None:
+        """Forget the calls that wait their turn; they get no terminal line."""
+        for call in self._waiting:
+            self._live.discard(call.id)
+            self._line_bytes.pop(call.id, None)
+        self._waiting.clear()
+
     def close(self) -> None:
         """Forget what has not run: the peer is gone. Megabytes are not left to the garbage collector."""
         self._lines.clear()

@@ -112,6 +112,15 @@ def test_a_waiting_call_can_be_dropped() -> None:
     assert _calls(connection.finish(1)) == [3]
 
 
+def test_all_waiting_calls_can_be_dropped() -> None:
+    connection = ServerConnection()
+    list(connection.receive(_request(1) + _request(2) + _request(3)))
+    connection.drop_all_waiting()
+    assert (connection.live, connection.unread_bytes) == (1, 0)
+    assert _calls(connection.finish(1)) == []
+    assert (connection.live, connection.request_bytes) == (0, 0)
+
+
 class ConnectionMachine(RuleBasedStateMachine):
     """Whatever arrives in whatever order: each accepted id runs once, and plain connections run one at a time."""
 

@@ -13,11 +13,14 @@ import pytest
 
 from vlmd_bridge.daemon.session import Session
 from vlmd_bridge.jobs.work import Job
-from vlmd_protocol.connection import Call, error_line
+from vlmd_protocol.connection import Call, ServerConnection, error_line
 from vlmd_protocol.messages import CancelParams, CancelResult, ResultLine
 
 # Nothing here takes so long, on any machine.
 LIMIT_S = 30.0
+
+MAX_FRAME_BYTES = 1000
+TOO_LONG = b"x" * (MAX_FRAME_BYTES + 1)
 
 
 class Dispatcher:
@@ -80,6 +83,7 @@ def _answers(dispatcher: Dispatcher, sent: bytes) -> list[tuple[Any, Any]]:
 
 async def _serve(session: Session, stream: anyio.abc.SocketStream) -> None:
     async with stream:
+        session.connection = ServerConnection(max_frame_bytes=MAX_FRAME_BYTES)
         await session.run()
 
 
@@ -92,4 +96,18 @@ def test_a_request_whose_turn_has_come_can_still_be_cancelled() -> None:
         (2, "cancelled"),
         (4, {"cancelled": True}),
     ]
+    assert dispatcher.ran == [1]
+
+
+def test_nothing_begins_after_a_line_that_is_too_long() -> None:
+    dispatcher = Dispatcher()
+    # The turn of the second has come when the line is found too long; the others wait, and would run as it ends.
+    sent = _line(1) + _line(2) + _line(3) + _line(4) + _line(5, "cancel", target=1) + TOO_LONG
+    assert _answers(dispatcher, sent) == [(1, "cancelled"), (5, {"cancelled": True}), (None, "frame_too_large")]
+    assert dispatcher.ran == [1]
+
+
+def test_what_runs_when_a_line_is_too_long_is_ended_and_nothing_follows_it() -> None:
+    dispatcher = Dispatcher()
+    assert _answers(dispatcher, _line(1) + _line(2) + TOO_LONG) == [(None, "frame_too_large"), (1, "cancelled")]
     assert dispatcher.ran == [1]

@@ -188,6 +188,12 @@ class Session:
                 return True
         return False
 
+    def _drop_unbegun(self) -> None:
+        """Forget every call that has not begun, without an answer: the end of what runs must not begin it."""
+        self.connection.drop_all_waiting()
+        while self._released:
+            self._released.extend(self.connection.finish(self._released.popleft().id))
+
     # --- reader and writer ------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
@@ -221,6 +227,7 @@ class Session:
                 self.send(event.line)
                 if event.fatal:
                     log.warning("closing a connection: %s", event.line.error)
+                    self._drop_unbegun()
                     for job in list(self.jobs.values()):
                         self._dispatcher.cancel(job)
                     return False
