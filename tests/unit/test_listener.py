@@ -1,17 +1,19 @@
-"""The accept loop, in this process: peers that are gone before their turn."""
+"""The accept loop, in this process: peers that are gone before their turn, and no descriptor left to take one."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
 
 from vlmd_bridge.daemon.election import Election
@@ -42,6 +44,21 @@ async def _ask(path: Path) -> bytes:
             return b""
 
 
+@contextlib.asynccontextmanager
+async def _running(path: Path) -> AsyncIterator[Listener]:
+    election = Election(path)
+    listener = Listener(election, _echo)
+    listener.bind()
+    with anyio.fail_after(LIMIT_S):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.run)
+            await anyio.lowlevel.checkpoint()
+            yield listener
+            listener.stop()
+    assert listener.connections == 0
+    election.close()
+
+
 class _Nameless(socket.socket):
     """What macOS makes of a socket whose peer connected and closed."""
 
@@ -62,18 +79,40 @@ def test_a_peer_that_is_gone_before_its_turn_ends_nothing(path: Path, monkeypatc
 
     monkeypatch.setattr(socket.socket, "accept", first_is_gone)
 
-    async def serve() -> None:
-        election = Election(path)
-        listener = Listener(election, _echo)
-        listener.bind()
-        with anyio.fail_after(LIMIT_S):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(listener.run)
-                assert await _ask(path) == b""
-                assert await _ask(path) == b"?"
-                listener.stop()
-        assert listener.connections == 0
-        election.close()
+    async def ask_twice() -> None:
+        async with _running(path):
+            assert await _ask(path) == b""
+            assert await _ask(path) == b"?"
 
-    anyio.run(serve)
+    anyio.run(ask_twice)
     assert gone[0].fileno() == -1
+
+
+@pytest.mark.parametrize("look", [Listener.ensure_path, Listener.leave_if_nobody_waits])
+def test_no_descriptor_left_to_take_the_last_ones_costs_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Listener], object]
+) -> None:
+    accept = socket.socket.accept
+
+    def starved(listening: socket.socket) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def take_the_path_away(listener: Listener) -> None:
+        path.unlink()
+        monkeypatch.setattr(socket.socket, "accept", starved)
+        assert not look(listener)
+        assert not path.exists()  # nobody is led to a socket that is closed
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        listener.ensure_path()
+
+    async def connect_before_and_after() -> None:
+        async with _running(path) as listener:
+            with socket.socket(socket.AF_UNIX) as early:
+                early.connect(str(path))
+                take_the_path_away(listener)
+                assert await _ask(path) == b"?"
+                early.sendall(b"!")
+                await anyio.wait_readable(early)
+                assert early.recv(1) == b"!"
+
+    anyio.run(connect_before_and_after)

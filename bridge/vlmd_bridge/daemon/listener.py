@@ -75,8 +75,12 @@ class Listener:
         """
         assert self._bound is not None
         self._bound.unlink()
-        if self._accept_waiting() == 0:
-            return True
+        try:
+            if self._accept_waiting() == 0:
+                return True
+        except OSError as error:
+            # Without a descriptor nobody can tell whether somebody waits.
+            log.warning("cannot look for connections: %s", error.strerror)
         self._rebind()
         return False
 
@@ -146,8 +150,15 @@ class Listener:
         except (OSError, UnsafeSocketError) as error:
             log.error("cannot bind %s again: %s", self._bound.path, error)
             return
-        # Who reached the old socket before its path went is served; then the accept loop moves to the new one.
-        self._accept_waiting()
+        try:
+            # Who reached the old socket before its path went is served; then the accept loop moves to the new one.
+            self._accept_waiting()
+        except OSError as error:
+            # The new one took the last descriptor. The old one stays with those in it, until the next look.
+            log.error("cannot bind %s again: %s", self._bound.path, error)
+            fresh.unlink()
+            fresh.close()
+            return
         anyio.notify_closing(self._bound.listening)
         self._bound.close()
         self._bound = fresh
