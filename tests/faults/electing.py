@@ -106,7 +106,7 @@ def listeners_at(path: Path) -> int:
 
 async def _serve(listeners: Listeners, report: Connection, idle_s: float) -> None:
     stop = anyio.Event()
-    listeners.bind(_answer)
+    listeners.bind(_answer, lambda _: stop.set())
     report.send(("ready", os.getpid()))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch_signals, lambda _: stop.set(), lambda: None)

@@ -92,7 +92,7 @@ async def _serve(path: Path) -> None:
         await Session(stream, engine, dialect).run()
 
     listeners = Listeners({path: PLAIN})
-    listeners.bind(serve)
+    listeners.bind(serve, lambda reason: sys.exit(reason))
     print("listening", flush=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listeners.run)

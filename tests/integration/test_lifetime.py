@@ -168,6 +168,27 @@ def test_a_live_daemon_takes_its_path_back_within_a_second(daemon: Daemon, how: 
     assert took_s < 1.2
 
 
+def test_a_daemon_whose_lock_was_removed_finishes_its_jobs_and_gives_way(
+    start_daemon: StartDaemon, pictures: list[str]
+) -> None:
+    first = start_daemon(model=SLOW).wait_ready()
+    with first.connect() as connection:
+        connection.send(1, "describe_images", images=[{"imagePath": path} for path in pictures[:8]])
+        lines = [connection.line()]
+        # Running, it would notice within a second, and take the lock again.
+        first.process.send_signal(signal.SIGSTOP)
+        try:
+            first.socket_path.with_name(f"{first.socket_path.name}.lock").unlink()
+            second = start_daemon(socket_path=first.socket_path).wait_bound()
+        finally:
+            first.process.send_signal(signal.SIGCONT)
+        lines += connection.answer()
+    assert len(results(lines)) == 8
+    assert first.process.wait(10) == 0
+    assert f"another daemon (pid {second.process.pid}) has taken its place" in (first.folder / "log").read_text()
+    assert second.status()["pid"] == second.process.pid
+
+
 def test_a_regular_file_at_the_path_is_left_alone(start_daemon: StartDaemon, tmp_path: Path) -> None:
     daemon = start_daemon(folder=None)
     daemon.wait_ready()

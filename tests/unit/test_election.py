@@ -39,6 +39,38 @@ def test_the_lock_is_held_for_life_and_names_its_holder(folder: Path) -> None:
     Election(folder / "shared-1.sock").close()
 
 
+def test_a_lock_that_was_removed_is_taken_again(folder: Path) -> None:
+    election = Election(folder / "shared-1.sock")
+    (folder / "shared-1.sock.lock").unlink()
+    election.ensure_lock()
+    assert election.holds_lock
+    with pytest.raises(LostElection):
+        Election(folder / "shared-1.sock")
+    election.close()
+
+
+@pytest.mark.parametrize("name", ["shared-1.sock", "own-1-ab.sock"])
+def test_a_lock_of_the_same_name_is_another_daemons(folder: Path, name: str) -> None:
+    first = Election(folder / name)
+    (folder / f"{name}.lock").unlink()
+    second = Election(folder / name)
+    with pytest.raises(LostElection) as caught:
+        first.ensure_lock()
+    assert caught.value.pid == os.getpid()
+    first.close()
+    assert second.holds_lock
+    second.close()
+
+
+def test_the_lock_looks_used(folder: Path) -> None:
+    election = Election(folder / "shared-1.sock")
+    lock = folder / "shared-1.sock.lock"
+    os.utime(lock, (0, 0))
+    election.refresh()
+    assert lock.stat().st_atime > 0 and lock.stat().st_mtime > 0
+    election.close()
+
+
 def test_the_folder_is_made_for_us_alone(folder: Path) -> None:
     old = os.umask(0)
     try:

@@ -1,9 +1,10 @@
-"""The accept loop, in this process: peers that are gone before their turn, and no descriptor left to take one."""
+"""The accept loop, in this process: peers that are gone, no descriptor left, a lock that was removed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import socket
 import tempfile
@@ -13,11 +14,11 @@ from typing import Any, NoReturn
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 import pytest
 
-from vlmd_bridge.daemon.election import Election
+from vlmd_bridge.daemon.election import Election, LostElection
 from vlmd_bridge.daemon.listener import Listener
+from vlmd_protocol import paths
 
 # Nothing here takes so long, on any machine.
 LIMIT_S = 30.0
@@ -45,14 +46,14 @@ async def _ask(path: Path) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def _running(path: Path) -> AsyncIterator[Listener]:
+async def _running(path: Path, on_lost: Callable[[str], None] = pytest.fail) -> AsyncIterator[Listener]:
     election = Election(path)
-    listener = Listener(election, _echo)
+    listener = Listener(election, _echo, on_lost)
     listener.bind()
     with anyio.fail_after(LIMIT_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.run)
-            await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
             yield listener
             listener.stop()
     assert listener.connections == 0
@@ -116,3 +117,41 @@ def test_no_descriptor_left_to_take_the_last_ones_costs_nobody(
                 assert early.recv(1) == b"!"
 
     anyio.run(connect_before_and_after)
+
+
+def test_a_removed_lock_is_taken_again_and_the_socket_stays(path: Path) -> None:
+    async def remove_the_lock() -> None:
+        async with _running(path) as listener:
+            before = os.lstat(path)
+            paths.lock_path(path).unlink()
+            listener.ensure_path()
+            with pytest.raises(LostElection):
+                Election(path)
+            assert os.path.samestat(os.lstat(path), before)
+
+    anyio.run(remove_the_lock)
+
+
+@pytest.mark.parametrize("bound_first", [True, False])
+def test_a_daemon_whose_lock_was_removed_gives_way_to_the_next(path: Path, bound_first: bool) -> None:
+    reasons: list[str] = []
+
+    def start_another(listener: Listener) -> None:
+        paths.lock_path(path).unlink()
+        other = Election(path)
+        bound = other.bind() if bound_first else None
+        listener.ensure_path()
+        assert not listener.leave_if_nobody_waits()
+        listener.stop()
+        assert path.exists()  # the other one may be about to bind it
+        bound = bound or other.bind()
+        assert bound.reachable and other.holds_lock
+        bound.close()
+        other.close()
+
+    async def lose() -> None:
+        async with _running(path, reasons.append) as listener:
+            start_another(listener)
+
+    anyio.run(lose)
+    assert reasons == [f"the lock of {path} was removed, and another daemon (pid {os.getpid()}) has taken its place"]

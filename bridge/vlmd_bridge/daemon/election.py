@@ -2,11 +2,13 @@
 
 `flock` on ``<socket>.lock`` decides. Probing the socket and unlinking it when nobody answers leaves two listeners
 now and then; a lock that the kernel drops with its holder does not. The lock file is never deleted, since two starters
-could then hold locks on two files of the same name.
+could then hold locks on two files of the same name. Where somebody else deletes it, what lies there decides: its holder
+takes that too, or gives way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -48,31 +50,34 @@ class Election:
         """
         self.path = socket_path
         paths.check_length(socket_path)
-        if socket_path.parent == paths.socket_folder():
-            paths.ensure_folder(socket_path.parent)
-        else:
-            _check_parent(socket_path.parent)
-        lock = paths.lock_path(socket_path)
-        # O_NONBLOCK: what stands there may be a FIFO.
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self._fd = _take_lock(socket_path)
+
+    @property
+    def holds_lock(self) -> bool:
+        """Whether the file at the lock's path is the one that we hold: somebody may have unlinked or replaced it."""
         try:
-            self._fd = os.open(lock, flags, 0o600)
-        except OSError as error:
-            raise UnsafeSocketError(f"Cannot open the lock {lock}: {error.strerror}.") from error
-        try:
-            _check_lock(lock, os.fstat(self._fd))
-            # The umask may have taken bits that the next daemon of ours needs.
-            os.fchmod(self._fd, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._fd, 20, 0)
-            os.close(self._fd)
-            raise LostElection(socket_path, int(holder) if holder.strip().isdigit() else 0) from None
-        except BaseException:
-            os.close(self._fd)
-            raise
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+            there = paths.lock_path(self.path).lstat()
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
+
+    def ensure_lock(self) -> None:
+        """Take the lock at its path where that is no longer ours; whoever starts goes by the file that lies there.
+
+        Raises:
+            LostElection: another daemon has it.
+            UnsafeSocketError: as at the start.
+        """
+        if self.holds_lock:
+            return
+        fd = _take_lock(self.path)
+        os.close(self._fd)
+        self._fd = fd
+
+    def refresh(self) -> None:
+        """Make the lock look used: what cleans up /tmp goes by age. So does `sweep`: not more often than it minds."""
+        with contextlib.suppress(OSError):  # a disk that cannot be written to any more
+            os.utime(self._fd)
 
     def bind(self) -> BoundSocket:
         """Bind and listen at the path, replacing the socket of a daemon that is gone.
@@ -103,10 +108,44 @@ class Election:
 
     def close(self) -> None:
         """Give the lock up."""
-        if paths.is_owned_socket(self.path):
+        if paths.is_owned_socket(self.path) and self.holds_lock:
             # Nobody else ever starts at this path, so its lock may go with it.
             paths.lock_path(self.path).unlink(missing_ok=True)
         os.close(self._fd)
+
+
+def _take_lock(socket_path: Path) -> int:
+    """Return the descriptor of the lock, held, with our process id in it.
+
+    Raises:
+        LostElection, UnsafeSocketError: as `Election`.
+    """
+    if socket_path.parent == paths.socket_folder():
+        paths.ensure_folder(socket_path.parent)
+    else:
+        _check_parent(socket_path.parent)
+    lock = paths.lock_path(socket_path)
+    # O_NONBLOCK: what stands there may be a FIFO.
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(lock, flags, 0o600)
+    except OSError as error:
+        raise UnsafeSocketError(f"Cannot open the lock {lock}: {error.strerror}.") from error
+    try:
+        _check_lock(lock, os.fstat(fd))
+        # The umask may have taken bits that the next daemon of ours needs.
+        os.fchmod(fd, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0)
+        os.close(fd)
+        raise LostElection(socket_path, int(holder) if holder.strip().isdigit() else 0) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _check_parent(folder: Path) -> None:

@@ -13,13 +13,16 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 
-from vlmd_bridge.daemon.election import BoundSocket, Election
+from vlmd_bridge.daemon.election import BoundSocket, Election, LostElection
 from vlmd_protocol.errors import UnsafeSocketError
 
 log = logging.getLogger("vlmd.listener")
 
 # A client that found the path taken waits for us: it must come back within a second.
 _REBIND_CHECK_S = 0.4
+
+# What cleans up /tmp counts in days; the lock of a daemon that was killed is swept only when it is a minute old.
+_REFRESH_S = 3600.0
 
 # Out of descriptors: connections stay in the backlog until some are closed.
 _NO_FDS_PAUSE_S = 0.1
@@ -32,12 +35,21 @@ _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 class Listener:
-    """Accepts connections at the election's path and hands them to `serve`, each in its own task."""
+    """Accepts connections at the election's path and hands them to `serve`, each in its own task.
 
-    def __init__(self, election: Election, serve: Callable[[anyio.abc.SocketStream], Awaitable[None]]) -> None:
+    `on_lost` is told why where another daemon has the path by now; there is nothing left to do but to stop.
+    """
+
+    def __init__(
+        self,
+        election: Election,
+        serve: Callable[[anyio.abc.SocketStream], Awaitable[None]],
+        on_lost: Callable[[str], None],
+    ) -> None:
         self.connections = 0
         self._election = election
         self._serve = serve
+        self._on_lost = on_lost
         self._tasks: anyio.abc.TaskGroup | None = None
         self._bound: BoundSocket | None = None
         self._accepting: anyio.CancelScope | None = None
@@ -58,13 +70,14 @@ class Listener:
                 async with anyio.create_task_group() as accepting:
                     accepting.start_soon(self._accept)
                     accepting.start_soon(self._keep_path)
+                    accepting.start_soon(self._keep_lock_fresh)
 
     def stop(self) -> None:
         """Take no more connections and remove the path; open connections go on."""
         if self._accepting is not None:
             self._accepting.cancel()
         if self._bound is not None:
-            self._bound.unlink()
+            self._remove_path()
             self._bound.close()
             self._bound = None
 
@@ -73,8 +86,8 @@ class Listener:
 
         After the path is gone no client can reach the backlog, so what is in it now is all there will be.
         """
-        assert self._bound is not None
-        self._bound.unlink()
+        if not self._remove_path():
+            return False
         try:
             if self._accept_waiting() == 0:
                 return True
@@ -85,9 +98,25 @@ class Listener:
         return False
 
     def ensure_path(self) -> None:
-        """Bind the path again if it no longer leads here."""
-        if self._bound is not None and not self._bound.reachable:
+        """Take the lock and bind the path again, if they are no longer ours."""
+        if self._bound is not None and not self._in_place:
             self._rebind()
+
+    @property
+    def _in_place(self) -> bool:
+        return self._bound is not None and self._bound.reachable and self._election.holds_lock
+
+    def _remove_path(self) -> bool:
+        """Remove the path; False where another daemon has its lock by now, and what lies there is left to it."""
+        assert self._bound is not None
+        try:
+            self._election.ensure_lock()
+        except LostElection:
+            return False
+        except (OSError, UnsafeSocketError) as error:
+            log.warning("leaving without the lock: %s", error)  # which nobody else can have either
+        self._bound.unlink()
+        return True
 
     async def _accept(self) -> None:
         while True:
@@ -139,23 +168,35 @@ class Listener:
     async def _keep_path(self) -> None:
         while True:
             await anyio.sleep(_REBIND_CHECK_S)
-            if self._bound is not None and not self._bound.reachable:
-                log.warning("%s was taken away; binding it again", self._bound.path)
+            if self._bound is not None and not self._in_place:
+                log.warning("%s or its lock was taken away; taking it back", self._bound.path)
                 self.ensure_path()
+
+    async def _keep_lock_fresh(self) -> None:
+        while True:
+            self._election.refresh()
+            await anyio.sleep(_REFRESH_S)
 
     def _rebind(self) -> None:
         assert self._bound is not None
+        path = self._bound.path
         try:
+            self._election.ensure_lock()
+            if self._bound.reachable:
+                return  # only the lock was gone
             fresh = self._election.bind()
+        except LostElection as lost:
+            self._on_lost(f"the lock of {path} was removed, and another daemon (pid {lost.pid}) has taken its place")
+            return
         except (OSError, UnsafeSocketError) as error:
-            log.error("cannot bind %s again: %s", self._bound.path, error)
+            log.error("cannot bind %s again: %s", path, error)
             return
         try:
             # Who reached the old socket before its path went is served; then the accept loop moves to the new one.
             self._accept_waiting()
         except OSError as error:
             # The new one took the last descriptor. The old one stays with those in it, until the next look.
-            log.error("cannot bind %s again: %s", self._bound.path, error)
+            log.error("cannot bind %s again: %s", path, error)
             fresh.unlink()
             fresh.close()
             return

@@ -42,13 +42,15 @@ class Listeners:
         """Open connections of all sockets."""
         return sum(listener.connections for listener in self._listeners)
 
-    def bind(self, serve: Serve) -> None:
-        """Bind every path; connections wait in the backlog until `run`.
+    def bind(self, serve: Serve, on_lost: Callable[[str], None]) -> None:
+        """Bind every path; connections wait in the backlog until `run`. `on_lost` as for `Listener`.
 
         Raises:
             UnsafeSocketError, OSError: as `Election.bind`; no path is left behind then.
         """
-        self._listeners = [Listener(election, partial(serve, dialect)) for election, dialect in self._elections]
+        self._listeners = [
+            Listener(election, partial(serve, dialect), on_lost) for election, dialect in self._elections
+        ]
         try:
             for listener in self._listeners:
                 listener.bind()

@@ -163,6 +163,11 @@ class Lifetime:
         self._urgent = True
         self.stop(reason)
 
+    def _path_lost(self, reason: str) -> None:
+        if self._backstop is not None:
+            self._backstop.paths = ()  # another daemon's now
+        self.stop(reason)
+
     # --- startup ----------------------------------------------------------------------------------------------
 
     def _startup(self) -> None:
@@ -201,7 +206,7 @@ class Lifetime:
         )
         for model in self._models:
             self._fleet.add(self._engine(model))
-        self._listeners.bind(self._serve_connection)
+        self._listeners.bind(self._serve_connection, self._path_lost)
         paths = ", ".join(map(str, settings.dialects))
         log.info("listening at %s (pid %d), loading %s", paths, os.getpid(), ", ".join(self._fleet.engines))
         self._ready.progress("bound", socket=str(settings.socket_path), pid=os.getpid())
