@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 
-from vlmd_bridge.jobs.scheduler import Lane, Scheduler
+from vlmd_bridge.jobs.lane import Lane
+from vlmd_bridge.jobs.scheduler import Scheduler
 from vlmd_bridge.store.identity import ModelIdentity
 from vlmd_bridge.workers.child import Child, Exit
 from vlmd_bridge.workers.crashes import MAX_CRASHES, CrashCounter
