@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import anyio
@@ -50,6 +50,9 @@ class InstantEngine:
             seq=request.seq, width=32, height=32, source_width=32, source_height=32, digest=b"", prepare_s=0
         )
         _soon(lambda: self._scheduler.prepared(picture))
+
+    def withdraw(self, seqs: Collection[int]) -> set[int]:
+        return set()  # each is being opened
 
     def send(self, message: Start | Count | Remove) -> None:
         answer = Finished(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +63,13 @@ class Ports:
     """All ports of the scheduler: keeps what it asks for.
 
     Attributes:
+        pictures: those that were not answered, in the queue or with a process.
+        opening: those of them that are with a process, and cannot be withdrawn.
         refreshed: how a picture's request is brought up to date before it is sent, which here is at once.
     """
 
     pictures: dict[int, Prepare] = field(default_factory=dict)
+    opening: set[int] = field(default_factory=set)
     front: set[str] = field(default_factory=set)
     comparing: list[Compare] = field(default_factory=list)
     running: dict[int, Start] = field(default_factory=dict)
@@ -77,6 +80,12 @@ class Ports:
         self.pictures[request.seq] = self.refreshed(request)
         if front:
             self.front.add(request.path)
+
+    def withdraw(self, seqs: Collection[int]) -> set[int]:
+        withdrawn = self.pictures.keys() & set(seqs) - self.opening
+        for seq in withdrawn:
+            del self.pictures[seq]
+        return withdrawn
 
     def compare(self, request: Compare) -> None:
         self.comparing.append(request)
@@ -114,6 +123,7 @@ class World:
 
     def picture_done(self, seq: int) -> None:
         request = self.ports.pictures.pop(seq)
+        self.ports.opening.discard(seq)
         if request.path.startswith("bad"):
             self.scheduler.picture_failed(seq, "image_invalid", f"{request.path} is bad")
             return
@@ -203,6 +213,11 @@ class LaneMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         self.up = False
         self.world.crash()
+
+    @precondition(lambda self: self.world.ports.pictures)
+    @rule(data=st.data())
+    def open_picture(self, data: st.DataObject) -> None:
+        self.world.ports.opening.add(data.draw(st.sampled_from(sorted(self.world.ports.pictures))))
 
     @precondition(lambda self: self.world.ports.pictures)
     @rule(data=st.data())

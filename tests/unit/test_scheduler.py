@@ -165,6 +165,40 @@ def test_a_prompt_that_kills_the_engine_twice_is_given_up_and_runs_alone_meanwhi
     assert len(sink.results) == 6
 
 
+def test_pictures_of_a_job_that_has_ended_keep_nobody_waiting_and_are_not_counted() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    job, _ = world.job([f"bad{i}" for i in range(50)])
+    hung = min(world.ports.pictures)
+    world.ports.opening.add(hung)  # on a mount that does not answer
+    _, others = world.job([f"p{i}" for i in range(9)])
+    world.scheduler.cancel(job)
+    waiting = [request.path for request in world.ports.pictures.values()]
+    assert waiting == ["bad0", *(f"p{i}" for i in range(WIDTH))]
+    assert world.arena.taken == 1 + WIDTH
+    assert world.scheduler.queue_status().decoding == WIDTH
+    world.picture_done(hung)
+    assert world.arena.taken == WIDTH
+    world.run_all()
+    assert (len(others.results), world.scheduler.frames_done, world.scheduler.frames_failed) == (9, 9, 0)
+
+
+def test_an_interleaved_prompt_that_is_cancelled_keeps_the_range_of_the_picture_that_is_being_opened() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    job, _ = world.job([f"p{i}" for i in range(8)], mode="interleaved", batch_size=8)
+    first, second, *_ = world.ports.pictures
+    world.picture_done(first)
+    world.ports.opening.add(second)
+    world.scheduler.cancel(job)
+    (request,) = world.ports.pictures.values()
+    assert (request.seq, world.arena.taken) == (second, 1)
+    assert world.arena.take(1) != request.offset
+    world.arena.give_back(0)
+    world.picture_done(second)
+    assert (world.arena.taken, world.scheduler.frames_done) == (0, 0)
+
+
 def test_any_number_of_jobs_that_cannot_begin_is_refused_at_once() -> None:
     world = World()
     sinks = [world.job(["a"] * 256, mode="interleaved", batch_size=256)[1] for _ in range(300)]

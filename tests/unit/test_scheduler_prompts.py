@@ -6,6 +6,7 @@ gets one terminal line, a streamed text is never told in two halves, and every r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hypothesis import settings
@@ -60,6 +61,12 @@ class Engine:
     def prepare(self, request: Prepare, *, front: bool) -> None:
         self.pictures.append(request.seq)
 
+    def withdraw(self, seqs: Collection[int]) -> set[int]:
+        """Let only every other one go: the rest is with a process."""
+        withdrawn = {seq for seq in self.pictures if seq in seqs and seq % 2}
+        self.pictures = [seq for seq in self.pictures if seq not in withdrawn]
+        return withdrawn
+
     def send(self, message: Start | Count | Remove) -> None:
         if isinstance(message, Remove):
             self.removals.add(message.seq)
@@ -70,6 +77,22 @@ class Engine:
         self.removals.discard(seq)
         self.told.pop(seq, None)
         return self.running.pop(seq)
+
+
+def test_one_bad_picture_ends_a_prompt_and_the_others_are_not_opened() -> None:
+    arena, engine, sink = Arena(_ARENA_BYTES), Engine(), ListSink()
+    scheduler = Scheduler(arena, engine)
+    scheduler.engine_ready(scheduler.add_lane("m", engine), INFO)
+    params = GenerateParams(prompt="Say it.", images=[ImageRef(image_path=f"/{at}.png") for at in range(6)])
+    scheduler.submit("m", GenerateJob(1, params, Conversation.from_params(params), sink, 1))
+    scheduler.picture_failed(engine.pictures.pop(0), "image_timeout", "It took too long.")
+    assert sink.ended
+    # Of the six the first has failed and every other one that waited is out.
+    assert len(engine.pictures) == arena.taken == 3 - engine.pictures[0] % 2
+    while engine.pictures:
+        scheduler.picture_failed(engine.pictures.pop(0), "image_timeout", "It took too long.")
+    assert (arena.taken, scheduler.frames_done, scheduler.frames_failed) == (0, 0, 1)
+    assert scheduler.jobs == []
 
 
 class PromptMachine(RuleBasedStateMachine):

@@ -7,6 +7,7 @@ only caller, from one thread.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -37,7 +38,10 @@ class ImagePort(Protocol):
     """The image processes, as the scheduler sees them."""
 
     def prepare(self, request: Prepare, *, front: bool) -> None:
-        """Queue a picture; `Scheduler.prepared` or `picture_failed` follows, always and once."""
+        """Queue a picture; `Scheduler.prepared` or `picture_failed` follows, once, unless it is withdrawn."""
+
+    def withdraw(self, seqs: Collection[int]) -> set[int]:
+        """Take pictures out of the queue and return which were in it: no answer comes for those."""
 
 
 class Scheduler:
@@ -182,7 +186,11 @@ class Scheduler:
     def picture_failed(self, seq: int, code: str, error: str) -> None:
         """A picture cannot be used: its frame fails, the prompt's others go on."""
         lane, prompt, frame = self._pictures.pop(seq)
-        prompt.job.fail_frame(frame, code, error)
+        frame.state = FrameState.QUEUED
+        if not prompt.job.ended:  # otherwise nobody is told, and it is neither done nor failed
+            prompt.job.fail_frame(frame, code, error)
+        if prompt.job.ended:
+            self._withdraw(lane, prompt.job)
         self._picture_arrived(lane, prompt)
 
     # --- inside -----------------------------------------------------------------------------------------------
@@ -260,14 +268,13 @@ class Scheduler:
         return True
 
     def _picture_arrived(self, lane: Lane, prompt: Prompt) -> None:
-        if any(frame.state is FrameState.DECODING for frame in prompt.frames):
-            return
-        lane.decoding.discard(prompt)
-        if prompt.job.ended or not prompt.job.runnable(prompt):
-            self._leave(lane, prompt)
-        else:
-            lane.checking.add(prompt)
-            prompt.job.decoded(prompt, lambda needed: self._decided(lane, prompt, needed=needed))
+        if not prompt.opening:
+            lane.decoding.discard(prompt)
+            if prompt.job.ended or not prompt.job.runnable(prompt):
+                self._leave(lane, prompt)
+            else:
+                lane.checking.add(prompt)
+                prompt.job.decoded(prompt, lambda needed: self._decided(lane, prompt, needed=needed))
         self._pump(lane)
 
     def _decided(self, lane: Lane, prompt: Prompt, *, needed: bool) -> None:
@@ -304,6 +311,8 @@ class Scheduler:
 
     def _release(self, prompt: Prompt, *, follows: bool = False) -> None:
         for frame in prompt.frames:
+            if frame.state is FrameState.DECODING:
+                continue  # a process may write there at any moment
             if not (follows or prompt.job.ended or frame.state is FrameState.DONE):
                 continue
             self._release_luma(frame)
@@ -329,6 +338,16 @@ class Scheduler:
             for prompt in [prompt for prompt in queue if prompt.job is job]:
                 queue.remove(prompt)
                 self._release(prompt)
+        self._withdraw(lane, job)
         for seq, prompt in lane.running.items():
             if prompt.job is job:
                 lane.engine.send(Remove(seq=seq))
+
+    def _withdraw(self, lane: Lane, job: Job) -> None:
+        """Take the pictures of an ended job out of the queue; nothing waits for one that is being opened."""
+        withdrawn = self._images.withdraw([seq for seq, (_, prompt, _) in self._pictures.items() if prompt.job is job])
+        for seq in withdrawn:
+            self._pictures.pop(seq)[2].state = FrameState.QUEUED
+        for prompt in [prompt for prompt in lane.decoding if prompt.job is job]:
+            lane.decoding.discard(prompt)
+            self._release(prompt)

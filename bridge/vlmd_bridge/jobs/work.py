@@ -92,6 +92,11 @@ class Prompt:
         """The frames whose picture could be read, in order."""
         return [frame for frame in self.frames if frame.picture is not None]
 
+    @property
+    def opening(self) -> bool:
+        """Whether pictures of it are with the image processes."""
+        return any(frame.state is FrameState.DECODING for frame in self.frames)
+
     def mark(self, state: FrameState) -> None:
         """Move its frames that are not done to `state`."""
         for frame in self.frames:
