@@ -114,11 +114,11 @@ class World:
         """What an engine says of the picture."""
         return path
 
-    def job(self, paths: list[str], **params: Any) -> tuple[DescribeJob, ListSink]:
+    def job(self, paths: list[str], *, model: str = "m", **params: Any) -> tuple[DescribeJob, ListSink]:
         sink = ListSink()
         images = [ImageRef(image_path=path) for path in paths]
         job = DescribeJob(1, DescribeParams(images=images, **params), sink, client=id(sink))
-        self.scheduler.submit("m", job)
+        self.scheduler.submit(model, job)
         return job, sink
 
     def picture_done(self, seq: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from tests.unit.scheduler_world import INFO, WIDTH, LaneMachine, World
+from tests.unit.scheduler_world import INFO, WIDTH, LaneMachine, Ports, World
 from vlmd_bridge.workers.messages import (
     Picture,
 )
@@ -163,6 +164,31 @@ def test_a_prompt_that_kills_the_engine_twice_is_given_up_and_runs_alone_meanwhi
     world.run_all()
     assert [result.code for result in sink.results].count("worker_crashed") == 1
     assert len(sink.results) == 6
+
+
+@pytest.mark.parametrize("way", ["answer", "fail", "bad picture", "cancel", "removal", "crash"])
+def test_a_lane_that_waits_for_the_arena_goes_on_when_another_one_gives_ranges_back(way: str) -> None:
+    world = World(arena_bytes=16 * 1024)  # one picture
+    other = Ports()
+    lane = world.scheduler.add_lane("n", other)
+    for each in (world.lane, lane):
+        world.scheduler.engine_ready(each, INFO)
+    job, _ = world.job(["bad" if way == "bad picture" else "p"])
+    world.job(["q"], model="n")
+    (first,) = world.ports.pictures
+    if way != "cancel":
+        world.picture_done(first)
+    for seq in list(world.ports.running):
+        if way in ("cancel", "removal", "crash"):
+            world.scheduler.cancel(job)
+            assert world.arena.taken == 1
+        {"answer": world.answer, "fail": world.fail, "removal": world.removed}.get(way, lambda _: world.crash())(seq)
+    if way == "cancel":
+        world.scheduler.cancel(job)
+    (second,) = world.ports.pictures
+    assert world.ports.pictures[second].path == "q"
+    world.picture_done(second)
+    assert len(other.running) == 1
 
 
 def test_pictures_of_a_job_that_has_ended_keep_nobody_waiting_and_are_not_counted() -> None:

@@ -26,7 +26,12 @@ class EnginePort(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The way of one model's frames. `info` is None while its engine is not ready."""
+    """The way of one model's frames.
+
+    Attributes:
+        info: of the engine, None while it is not ready.
+        waits_for_room: whether it has stopped for want of ranges of the arena, which all lanes share.
+    """
 
     model: str
     engine: EnginePort
@@ -38,6 +43,7 @@ class Lane:
     alone: deque[Prompt] = field(default_factory=deque)
     running: dict[int, Prompt] = field(default_factory=dict)
     interactive_streak: int = 0
+    waits_for_room: bool = False
 
     @property
     def credits(self) -> int:

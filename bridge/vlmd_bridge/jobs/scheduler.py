@@ -124,6 +124,7 @@ class Scheduler:
                 lane.alone.append(prompt)
             else:
                 self._give_up(lane, prompt, "worker_crashed", "The engine ended while this ran.")
+        self._pump(lane)
 
     def fail_lane(self, lane: Lane, code: str, message: str, data: dict[str, Any] | None = None) -> None:
         """The engine will not come back for now: end its jobs with an error each."""
@@ -196,14 +197,25 @@ class Scheduler:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _pump(self, lane: Lane) -> None:
+        """Move `lane`, and before it those that wait for ranges of the arena: some may have come back."""
+        for other in self._lanes.values():
+            if other.waits_for_room and other is not lane:
+                self._move(other)
+        self._move(lane)
+
+    def _move(self, lane: Lane) -> None:
         if lane.info is None:
             return
+        lane.waits_for_room = False
         self._start_ready(lane)
         width = lane.info.width
         while lane.ahead < 2 * width:
             # Batch work fills a width ahead of the engine; interactive work does not wait behind that.
             job = lane.turns.pick(interactive_only=lane.ahead >= width)
-            if job is None or not self._decode_next(lane, job, lane.info):
+            if job is None:
+                return
+            if not self._decode_next(lane, job, lane.info):
+                lane.waits_for_room = True
                 return
 
     def _start_ready(self, lane: Lane) -> None:
@@ -330,7 +342,7 @@ class Scheduler:
     def _clear(self, job: Job) -> None:
         for lane in self._lanes.values():
             self._drop(lane, job)
-            self._pump(lane)
+        self.pump()
 
     def _drop(self, lane: Lane, job: Job) -> None:
         lane.turns.discard(job)
