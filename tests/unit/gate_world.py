@@ -56,8 +56,8 @@ class Engine:
 class GateWorld(World):
     """A scheduler, moved by hand. A path is ``SHOWS/BYTES``: equal bytes are equal files; ``bad`` cannot be read."""
 
-    def __init__(self) -> None:
-        super().__init__(ARENA_BYTES)
+    def __init__(self, arena_bytes: int = ARENA_BYTES) -> None:
+        super().__init__(arena_bytes)
         self.comparisons = Comparisons(self.arena, self.ports)
         self.store = FakeStore()
         self.engine = Engine()

@@ -14,6 +14,7 @@ from tests.unit.scheduler_world import INFO, LaneMachine, ListSink
 from vlmd_bridge.jobs import dedupe
 from vlmd_bridge.jobs.describe import DescribeJob
 from vlmd_bridge.jobs.work import Frame
+from vlmd_bridge.workers.image_messages import MAX_LUMA_BYTES
 from vlmd_protocol.messages import DescribeParams, ImageRef
 
 
@@ -180,11 +181,25 @@ def test_interleaved_results_are_kept_by_whole_groups() -> None:
     assert texts(again.results) == [("a", None), ("b", None), ("c", None), ("x", None)]
 
 
+def test_jobs_whose_references_fill_the_arena_all_come_to_their_end() -> None:
+    world = GateWorld()
+    world.scheduler.engine_ready(world.lane, INFO)
+    fit = world.arena.size_bytes // MAX_LUMA_BYTES
+    # The first frame of each is described and kept to compare with. In the first job's, the second shows the same.
+    sinks = [world.job([f"{at}/1", f"{at}/2" if at == 0 else "x/2"], dedupe=True)[1] for at in range(fit + 10)]
+    world.run_all()
+    assert all(len(sink.results) == 2 for sink in sinks)
+    assert not any(result.error for sink in sinks for result in sink.results)
+    assert texts(sinks[0].results) == [("0", None), ("0", 0)]
+    assert world.arena.taken == 0
+
+
 class GateMachine(LaneMachine):
     """Jobs with duplicates and a store; pictures, comparisons, lookups, answers, crashes and cancels in any order."""
 
     def __init__(self) -> None:
-        self.gate = GateWorld()
+        # References of three jobs fill it.
+        self.gate = GateWorld(4 * MAX_LUMA_BYTES)
         super().__init__(self.gate)
         self.gate.store.once = False  # the same question may come from several jobs
         self.frames = 0

@@ -133,6 +133,10 @@ class DescribeJob:
         """Ask the gate."""
         return self._gate.reference_for(frame)
 
+    def relieve(self) -> bool:
+        """Ask the gate."""
+        return self._gate.relieve()
+
     def decoded(self, prompt: Prompt, decide: Decide) -> None:
         """Ask the gate."""
         self._gate.decoded(prompt, self.start_message(prompt, seq=0), decide)

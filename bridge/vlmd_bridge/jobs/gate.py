@@ -90,6 +90,15 @@ class Gate:
         frame.comparison = Comparison(self._luma[0])
         return self._reference()
 
+    def relieve(self) -> bool:
+        """Give up the luminance of the reference: the next frame is described instead of compared. False without one.
+
+        Not while it is compared with: its place in the arena may become another picture's.
+        """
+        held = self._luma is not None
+        self._hold_reference(None)
+        return held
+
     def decoded(self, prompt: Prompt, start: Start, decide: Decide) -> None:
         """Call `decide` once it is known whether `prompt` is for the engine."""
         held = _Held(prompt, start, decide)

@@ -99,6 +99,10 @@ class PromptJob(ABC):
         """Its pictures are not compared."""
         return None
 
+    def relieve(self) -> bool:
+        """Nothing is kept to compare with."""
+        return False
+
     def decoded(self, prompt: Prompt, decide: Decide) -> None:
         """Every prompt is for the engine."""
         decide(True)

@@ -250,7 +250,7 @@ class Scheduler:
         if spec is None:
             return self._refuse(lane, job, f"The model {lane.model} takes no pictures.", "vision_unsupported")
         sizes = [spec.max_bytes, MAX_LUMA_BYTES] if job.wants_luma else [spec.max_bytes]
-        offsets = self._arena.take_many(job.frames_per_prompt * sizes)
+        offsets = self._take_ranges(job.frames_per_prompt * sizes, job)
         if offsets is None:
             if self._arena.taken:
                 return False  # ranges come back as frames end
@@ -272,6 +272,22 @@ class Scheduler:
             request = Prepare(seq=seq, path=frame.ref.image_path, offset=offset, spec=spec, luma_offset=luma)
             self._images.prepare(request, front=job.interactive)
         return True
+
+    def _take_ranges(self, sizes_bytes: list[int], job: Job) -> list[int] | None:
+        """Take ranges of the arena for `job`.
+
+        Where none can come back because nothing is under way, jobs give up what they keep to compare with: `job` itself
+        last, which needs it next, and of the others those that came last first, so that the same ones keep theirs.
+        """
+        while (offsets := self._arena.take_many(sizes_bytes)) is None:
+            holders = [*(other for other in reversed(self.jobs) if other is not job), job]
+            if self._under_way or not any(holder.relieve() for holder in holders):
+                return None
+        return offsets
+
+    @property
+    def _under_way(self) -> bool:
+        return bool(self._pictures) or any(lane.active or lane.ahead or lane.alone for lane in self._lanes.values())
 
     def _refuse(self, lane: Lane, job: Job, message: str, code: str) -> bool:
         """End a job that `_pump` cannot begin; it goes on with the next, where `end` would pump from within."""

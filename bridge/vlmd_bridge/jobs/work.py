@@ -161,6 +161,12 @@ class Job(Protocol):
     def reference_for(self, frame: Frame) -> Reference | None:
         """Return what the picture of `frame` is compared with as soon as it is there, as far as can be told now."""
 
+    def relieve(self) -> bool:
+        """Free a range of the arena that is only kept to compare with; False where there is none.
+
+        Only while none of its pictures is opened or compared.
+        """
+
     def decoded(self, prompt: Prompt, decide: Decide) -> None:
         """Call `decide` once it is known whether `prompt`, whose pictures are there, is for the engine."""
 
