@@ -226,8 +226,6 @@ class GenerateJob(PromptJob):
 class CountJob(PromptJob):
     """How long a prompt is. Its pictures are opened, since their size counts; nothing is inferred."""
 
-    context_tokens: int = 0
-
     def start_message(self, prompt: Prompt, seq: int) -> Count:
         """Return what the engine is to count."""
         history, parts = self.conversation.turns(prompt.frames)
