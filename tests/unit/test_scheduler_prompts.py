@@ -25,6 +25,7 @@ from vlmd_bridge.workers.messages import Count, Counted, Delta, Failed, Finished
 from vlmd_protocol.messages import (
     DeltaLine,
     DescribeParams,
+    ErrorLine,
     EventLine,
     GenerateLine,
     GenerateParams,
@@ -93,6 +94,17 @@ def test_one_bad_picture_ends_a_prompt_and_the_others_are_not_opened() -> None:
         scheduler.picture_failed(engine.pictures.pop(0), "image_timeout", "It took too long.")
     assert (arena.taken, scheduler.frames_done, scheduler.frames_failed) == (0, 0, 1)
     assert scheduler.jobs == []
+
+
+def test_a_prompt_with_more_pictures_than_fit_is_told_so_in_its_own_terms() -> None:
+    engine, sink = Engine(), ListSink()
+    scheduler = Scheduler(Arena(_ARENA_BYTES), engine)
+    scheduler.engine_ready(scheduler.add_lane("m", engine), INFO)
+    asked = PromptParams(prompt="How many?", images=[ImageRef(image_path="/a.png")] * 17)
+    scheduler.submit("m", CountJob(1, asked, Conversation.from_params(asked), sink, 1))
+    (line,) = sink.lines
+    assert isinstance(line, ErrorLine) and line.code == "invalid_params"
+    assert "17 pictures" in line.error and "give the prompt fewer pictures" in line.error
 
 
 class PromptMachine(RuleBasedStateMachine):

@@ -254,10 +254,9 @@ class Scheduler:
         if offsets is None:
             if self._arena.taken:
                 return False  # ranges come back as frames end
-            many = f"{job.frames_per_prompt} pictures of this model"
-            return self._refuse(
-                lane, job, f"{many} do not fit into memory at once: lower `batchSize`.", "invalid_params"
-            )
+            many = f"{job.frames_per_prompt} pictures of the model {lane.model} do not fit into memory at once"
+            advice = "lower the `batchSize` of `describe_images`, or give the prompt fewer pictures"
+            return self._refuse(lane, job, f"{many}: {advice}.", "invalid_params")
         prompt = job.next_prompt()
         for offset in offsets[len(prompt.frames) * len(sizes) :]:
             self._arena.give_back(offset)
