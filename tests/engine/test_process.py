@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from tests.support.engine_process import EngineProcess
+from vlmd_bridge.engine.backend import Event
+from vlmd_bridge.engine.fake import FakeBackend
 from vlmd_bridge.engine.fake_answer import picture_record, pixels_digest, plain_text
+from vlmd_bridge.engine.fault_points import FaultPoints
+from vlmd_bridge.engine.process import EngineWorker
 from vlmd_bridge.record import format_interleaved, format_record
 from vlmd_bridge.workers.messages import (
     Beat,
@@ -20,6 +28,7 @@ from vlmd_bridge.workers.messages import (
     ImageSpec,
     LoadFailed,
     Loading,
+    Message,
     RecordConstraint,
     RegexConstraint,
     Remove,
@@ -27,6 +36,7 @@ from vlmd_bridge.workers.messages import (
     SchemaConstraint,
     Start,
     Text,
+    ToEngine,
 )
 
 
@@ -143,18 +153,65 @@ def test_beats_while_running_only() -> None:
             engine.receive(1.3)
 
 
-def test_a_step_that_raises_fails_every_sequence_and_the_worker_lives() -> None:
-    with EngineProcess(fake("step_ms=5"), faults=["worker.raise@step:3"]) as engine:
+def test_a_step_that_raises_fails_what_had_begun_and_the_worker_lives() -> None:
+    with EngineProcess(fake("step_ms=5,width=2"), faults=["worker.raise@step:3"]) as engine:
         engine.ready()
-        starts = [describe(engine, seq)[0] for seq in (1, 2)]
-        engine.send(*starts)
-        for failed in engine.wait_ended(1, 2).values():
-            assert isinstance(failed, Failed)
-            assert failed.code == "worker_error" and "InjectedFault" in failed.error
+        engine.send(*(describe(engine, seq)[0] for seq in range(6)))
+        ended = engine.wait_ended(*range(6))
+        failed = [each for each in ended.values() if isinstance(each, Failed)]
+        assert failed == [ended[seq] for seq in range(len(failed))]
+        assert 1 <= len(failed) <= 2  # the second may not have been read by then
+        for each in failed:
+            assert each.code == "worker_error" and "InjectedFault" in each.error
+            assert each.together == (len(failed) == 2)
         start, expected = describe(engine, 3)
         engine.send(start)
         finished = engine.wait_ended(3)[3]
         assert isinstance(finished, Finished) and finished.text == expected
+
+
+class _Link:
+    """Keeps what the worker says. As its inbox: gives it all starts at once, and closes when each has ended."""
+
+    socket = None  # of faults, and there is none
+
+    def __init__(self, starts: list[Start]) -> None:
+        self.messages: list[ToEngine] = [*starts]
+        self.ended: dict[int, Finished | Failed] = {}
+        self._starts = len(starts)
+
+    def send(self, *messages: Message) -> None:
+        self.ended |= {message.seq: message for message in messages if isinstance(message, Finished | Failed)}
+
+    def get_nowait(self) -> ToEngine | None:
+        return self.messages.pop(0) if self.messages else None
+
+    def get(self, timeout_s: float | None = None) -> ToEngine:
+        return self.messages.pop(0) if len(self.ended) < self._starts else Close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "failed", "together"), [(3, [0, 1, 2], True), (1, [0], False), (0, [0, 1, 2, 3, 4], True)]
+)
+def test_a_failed_step_costs_what_had_begun_and_what_waits_goes_on(
+    monkeypatch: pytest.MonkeyPatch, rows: int, failed: list[int], together: bool
+) -> None:
+    """Where nothing had begun, all of it is to blame: kept, it would fail each further step."""
+    link = _Link([Start(seq=seq, parts=(Text(text="hi"),), max_tokens=99) for seq in range(5)])
+    with closing(mmap.mmap(-1, 1)) as arena:
+        backend = FakeBackend.load(fake(width=3), arena, lambda stage, fraction: None)
+        step = backend.step
+
+        def raise_once() -> Sequence[Event]:
+            if len(backend._rows) == rows and not link.ended:
+                raise RuntimeError("boom")
+            return step()
+
+        monkeypatch.setattr(backend, "step", raise_once)
+        EngineWorker(backend, cast("Any", link), cast("Any", link), FaultPoints(arena, cast("Any", link))).run()
+    assert [seq for seq, end in sorted(link.ended.items()) if isinstance(end, Failed)] == failed
+    assert all(end.together == together for end in link.ended.values() if isinstance(end, Failed))
+    assert len(link.ended) == 5
 
 
 def test_a_sequence_fails_alone() -> None:

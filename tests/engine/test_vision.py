@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.engine.conftest import TinyPath
 from tests.support.engine_process import EngineProcess
 from tests.support.engines import Pictures, ask, run_all, run_alone, vision_backend
+from vlmd_bridge.engine.backend import Event
 from vlmd_bridge.engine.vision import VisionBackend
 from vlmd_bridge.record import parse_record
 from vlmd_bridge.workers.messages import (
@@ -110,21 +112,25 @@ def test_load_fails_with_a_reason(broken: str, tiny_path: TinyPath, tmp_path: Pa
 
 def test_a_step_that_raised_leaves_a_backend_that_works(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = Pictures()
-    with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
-        start = ask(1, "Frame:", pictures.random(1, 96, 64), constraint=RecordConstraint(), max_tokens=128)
+    with vision_backend(tiny_path("qwen3_vl"), pictures, width=2) as backend:
+        start = ask(3, "Frame:", pictures.random(1, 96, 64), constraint=RecordConstraint(), max_tokens=128)
         expected = run_alone(backend, start)
         for seq in (1, 2):
-            backend.start(ask(seq, "Frame:", pictures.random(seq, 96, 64)))
+            backend.start(msgspec.structs.replace(start, seq=seq))
+        backend.start(start)  # waits for a slot
         for _ in range(4):
-            backend.step()
+            assert backend.step() == []
         with monkeypatch.context() as patch:
             patch.setattr(type(backend.batch.sampler), "choose", _explode)
             with pytest.raises(RuntimeError, match="boom"):
                 for _ in range(4):
                     backend.step()
-        backend.reset()
-        assert len(backend.batch) == 0
-        again = run_alone(backend, start)
+        assert backend.reset() == {3}
+        assert len(backend.batch) == 1
+        events: list[Event] = []
+        while not events:
+            events += backend.step()
+        (again,) = events
         assert isinstance(again, Finished) and isinstance(expected, Finished)
         assert again.text == expected.text
 

@@ -172,6 +172,17 @@ class World:
         self.ports.removals.discard(seq)
         self.scheduler.failed(self.lane, Failed(seq=seq, code="worker_error", error="no"))
 
+    def fail_together(self) -> None:
+        """A step of all that runs raises."""
+        failures = [
+            Failed(seq=seq, code="worker_error", error="boom", together=len(self.ports.running) > 1)
+            for seq in self.ports.running
+        ]
+        self.ports.running.clear()
+        self.ports.removals.clear()
+        for failure in failures:
+            self.scheduler.failed(self.lane, failure)
+
     def removed(self, seq: int) -> None:
         self.ports.removals.discard(seq)
         del self.ports.running[seq]
@@ -232,6 +243,11 @@ class LaneMachine(RuleBasedStateMachine):
             self.world.fail(seq)
         else:
             self.world.answer(seq, cut=what == "cut")
+
+    @precondition(lambda self: self.world.ports.running)
+    @rule()
+    def step_raises(self) -> None:
+        self.world.fail_together()
 
     @precondition(lambda self: self.world.ports.removals)
     @rule(data=st.data())

@@ -225,6 +225,28 @@ def test_an_interleaved_prompt_that_is_cancelled_keeps_the_range_of_the_picture_
     assert (world.arena.taken, world.scheduler.frames_done) == (0, 0)
 
 
+def test_what_a_failed_step_has_lost_is_tried_again_alone_and_only_then_fails_with_its_own_reason() -> None:
+    world = World()
+    world.scheduler.engine_ready(world.lane, INFO)
+    _, sink = world.job([f"p{i}" for i in range(6)])
+    for seq in list(world.ports.pictures):
+        world.picture_done(seq)
+    lost = len(world.ports.running)
+    assert lost > 1
+    world.fail_together()
+    for at in range(lost):
+        (seq,) = world.ports.running
+        if at == 1:
+            world.fail_together()
+        else:
+            world.answer(seq)
+    world.run_all()
+    assert [(result.code, result.error) for result in sink.results] == [
+        (None, None), ("worker_error", "boom"), *[(None, None)] * 4,
+    ]  # fmt: skip
+    assert world.arena.taken == 0
+
+
 def test_any_number_of_jobs_that_cannot_begin_is_refused_at_once() -> None:
     world = World()
     sinks = [world.job(["a"] * 256, mode="interleaved", batch_size=256)[1] for _ in range(300)]

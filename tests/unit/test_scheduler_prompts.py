@@ -96,6 +96,25 @@ def test_one_bad_picture_ends_a_prompt_and_the_others_are_not_opened() -> None:
     assert scheduler.jobs == []
 
 
+def test_a_text_that_was_told_in_part_is_not_begun_again_after_a_failed_step() -> None:
+    engine, sinks = Engine(), [ListSink(), ListSink()]
+    scheduler = Scheduler(Arena(_ARENA_BYTES), engine)
+    lane = scheduler.add_lane("m", engine)
+    scheduler.engine_ready(lane, INFO)
+    for number, sink in enumerate(sinks):
+        params = GenerateParams(prompt="Say it.", stream=True)
+        scheduler.submit("m", GenerateJob(number, params, Conversation.from_params(params), sink, number))
+    told, untold = engine.running
+    scheduler.delta(lane, Delta(seq=told, text="one"))
+    for seq in (told, untold):
+        engine.forget(seq)
+        scheduler.failed(lane, Failed(seq=seq, code="worker_error", error="boom", together=True))
+    last = sinks[0].lines[-1]
+    assert isinstance(last, ErrorLine) and (last.code, last.retryable) == ("worker_crashed", True)
+    assert "boom" in last.error
+    assert (sinks[1].lines, len(engine.running)) == ([], 1)
+
+
 def test_a_prompt_with_more_pictures_than_fit_is_told_so_in_its_own_terms() -> None:
     engine, sink = Engine(), ListSink()
     scheduler = Scheduler(Arena(_ARENA_BYTES), engine)
@@ -177,6 +196,16 @@ class PromptMachine(RuleBasedStateMachine):
         self.scheduler.engine_lost(self.lane)
         if comes_back:
             self.scheduler.engine_ready(self.lane, INFO)
+
+    @precondition(lambda self: any(isinstance(message, Start) for message in self.engine.running.values()))
+    @rule()
+    def step_raises(self) -> None:
+        begun = [seq for seq, message in self.engine.running.items() if isinstance(message, Start)]
+        for seq in begun:
+            self.engine.forget(seq)
+        for seq in begun:
+            failure = Failed(seq=seq, code="worker_error", error="boom", together=len(begun) > 1)
+            self.scheduler.failed(self.lane, failure)
 
     @precondition(lambda self: self.lane.info is None)
     @rule(seldom=st.sampled_from([False, False, False, True]))

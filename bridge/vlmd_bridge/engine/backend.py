@@ -68,7 +68,7 @@ class Backend(Protocol):
     def step(self) -> Sequence[Event]:
         """Do one row's prefill and/or one decode step; return the text that came and the sequences that ended.
 
-        Any exception means that the state is unknown: the caller fails every sequence and calls `reset`.
+        Any exception means that the state of what has begun is unknown: the caller calls `reset` and fails that.
         """
         ...
 
@@ -88,8 +88,11 @@ class Backend(Protocol):
         """Give back what is only needed while sequences run (the wired limit on Metal)."""
         ...
 
-    def reset(self) -> None:
-        """Drop every sequence and build the running state anew; the weights stay."""
+    def reset(self) -> set[int]:
+        """Drop every sequence that has begun and build the running state anew; return those that wait, and still do.
+
+        The weights stay.
+        """
         ...
 
     def close(self) -> None:

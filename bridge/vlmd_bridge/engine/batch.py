@@ -161,6 +161,13 @@ class Batch:
         """Yield the running rows whose text is wanted as it comes."""
         return (row for row in self._running.values() if row.stream)
 
+    def reset(self) -> set[int]:
+        """Drop every row that was admitted, and the generator; return the sequences of those that wait."""
+        waiting = self._waiting.copy()
+        self.close()
+        self._waiting = waiting
+        return {row.seq for row in waiting}
+
     def close(self) -> None:
         """Drop every row and the generator."""
         self._waiting.clear()

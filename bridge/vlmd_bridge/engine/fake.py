@@ -134,10 +134,10 @@ class FakeBackend:
     def idle(self) -> None:
         """Nothing to give back."""
 
-    def reset(self) -> None:
-        """Drop every sequence."""
-        self._waiting.clear()
+    def reset(self) -> set[int]:
+        """Drop every sequence that has begun."""
         self._rows.clear()
+        return {start.seq for start in self._waiting}
 
     def close(self) -> None:
         """Nothing to release."""

@@ -121,9 +121,9 @@ class ModelBackend(ABC):
         """Release the wired limit and freed buffers."""
         self.batch.close()
 
-    def reset(self) -> None:
-        """Drop every sequence and the generator that held them."""
-        self.batch.close()
+    def reset(self) -> set[int]:
+        """Drop every sequence that has begun and the generator that held them."""
+        return self.batch.reset()
 
     def close(self) -> None:
         """Release the model's streams: without this the interpreter aborts at exit, three times of four."""

@@ -116,11 +116,19 @@ class EngineWorker:
         try:
             self._points.step(len(self._active))
             return self._backend.step()
-        except Exception as error:  # noqa: BLE001 - boundary: a step that raised costs the running sequences only
+        except Exception as error:  # noqa: BLE001 - boundary: a step that raised costs the sequences that had begun
             traceback.print_exc()
-            failed = [Failed(seq=seq, code="worker_error", error=_describe(error)) for seq in sorted(self._active)]
-            self._backend.reset()
-            return failed
+            return self._reset(_describe(error))
+
+    def _reset(self, error: str) -> Sequence[Failed]:
+        """Drop every sequence that has begun. One that waits goes on waiting, unless there is no other to blame."""
+        begun = self._active - self._backend.reset()
+        if not begun:
+            begun = set(self._active)
+            for seq in begun:
+                self._backend.remove(seq)
+        together = len(begun) > 1
+        return [Failed(seq=seq, code="worker_error", error=error, together=together) for seq in sorted(begun)]
 
     def _emit(self, events: Sequence[Event]) -> None:
         if events:

@@ -125,10 +125,10 @@ class VisionBackend(ModelBackend):
         self.prompts.drop(seq)
         super().remove(seq)
 
-    def reset(self) -> None:
-        """Drop every sequence and the generator that held them."""
-        self.prompts.drop_all()
-        super().reset()
+    def reset(self) -> set[int]:
+        """Drop every sequence that has begun and the generator that held them."""
+        self.prompts.drop_all()  # those of rows that wait are made once more
+        return super().reset()
 
     def close(self) -> None:
         """Release the model's streams."""

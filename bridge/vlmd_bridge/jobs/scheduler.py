@@ -30,7 +30,7 @@ from vlmd_bridge.workers.messages import (
 from vlmd_protocol.connection import error_line
 from vlmd_protocol.messages import ErrorLine, QueueStatus
 
-# A prompt during which the engine ended so often is given up.
+# A prompt during which the engine ended, or failed on all that ran, so often is given up.
 _MAX_CRASHES = 2
 
 
@@ -115,15 +115,7 @@ class Scheduler:
         lost = list(lane.running.values())
         lane.running.clear()
         for prompt in lost:
-            if prompt.job.ended:
-                self._release(prompt)
-                continue
-            prompt.crashes += 1
-            if prompt.crashes < _MAX_CRASHES and prompt.job.retryable(prompt):
-                prompt.mark(FrameState.READY)
-                lane.alone.append(prompt)
-            else:
-                self._give_up(lane, prompt, "worker_crashed", "The engine ended while this ran.")
+            self._lost(lane, prompt, "The engine ended while this ran.")
         self._pump(lane)
 
     def fail_lane(self, lane: Lane, code: str, message: str, data: dict[str, Any] | None = None) -> None:
@@ -149,10 +141,12 @@ class Scheduler:
         self._pump(lane)
 
     def failed(self, lane: Lane, failure: Failed) -> None:
-        """A sequence failed alone."""
+        """A sequence failed alone, or was lost with others because of one of them."""
         if (prompt := lane.running.pop(failure.seq, None)) is None:
             return
-        if prompt.job.ended:
+        if failure.together:
+            self._lost(lane, prompt, f"The engine failed on this and others that ran beside it: {failure.error}")
+        elif prompt.job.ended:
             self._release(prompt)
         else:
             self._give_up(lane, prompt, failure.code, failure.error)
@@ -316,6 +310,18 @@ class Scheduler:
         else:
             self._leave(lane, prompt, follows=True)
         self._pump(lane)
+
+    def _lost(self, lane: Lane, prompt: Prompt, error: str) -> None:
+        """Try a prompt that the engine has lost once more, alone, if it may be."""
+        if prompt.job.ended:
+            self._release(prompt)
+            return
+        prompt.crashes += 1
+        if prompt.crashes < _MAX_CRASHES and prompt.job.retryable(prompt):
+            prompt.mark(FrameState.READY)
+            lane.alone.append(prompt)
+        else:
+            self._give_up(lane, prompt, "worker_crashed", error)
 
     def _give_up(self, lane: Lane, prompt: Prompt, code: str, error: str) -> None:
         prompt.job.fail_prompt(prompt, code, error)

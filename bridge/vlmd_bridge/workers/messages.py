@@ -233,11 +233,15 @@ class Counted(Message, frozen=True, kw_only=True, tag="counted"):
 
 
 class Failed(Message, frozen=True, kw_only=True, tag="failed"):
-    """The sequence alone failed; `code` is one of the frame codes of the protocol."""
+    """The sequence failed; `code` is one of the frame codes of the protocol.
+
+    `together`: with all that had begun, in a step that they shared. Whose fault it was is not known.
+    """
 
     seq: int
     code: str
     error: str
+    together: bool = False
 
 
 class Removed(Message, frozen=True, kw_only=True, tag="removed"):
