@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import StartDaemon
 from tests.support.daemon import Daemon, eventually, results
+from vlmd_bridge.store.bounds import DEFAULT_BOUNDS
+from vlmd_bridge.store.file import StoreFile
 
 SLOW = "fake:step_ms=10,tokens=40,width=4"
 
@@ -97,19 +99,25 @@ def test_a_killed_client_and_a_killed_daemon_cost_only_what_was_running(
     print(f"\nafter a killed client and a killed daemon: {48 - kept} of 48 frames were left to infer")
 
 
-@pytest.mark.parametrize("wrong", ["damaged", "locked", "directory"])
+@pytest.mark.parametrize(
+    ("wrong", "state"), [("damaged", "ready"), ("locked", "degraded"), ("directory", "degraded"), ("foreign", "off")]
+)
 def test_a_store_that_cannot_be_used_fails_and_delays_nothing(
-    start_daemon: StartDaemon, pictures: list[str], cache: Path, wrong: str
+    start_daemon: StartDaemon, pictures: list[str], cache: Path, wrong: str, state: str
 ) -> None:
     cache.parent.mkdir()
     locker = None
-    if wrong == "damaged":
-        cache.write_bytes(os.urandom(50_000))
-    elif wrong == "directory":
+    if wrong == "directory":
         cache.mkdir()
+    elif wrong == "foreign":
+        cache.write_bytes(b"my notes\n" * 5000)
     else:
+        StoreFile(cache, DEFAULT_BOUNDS).close()
+    if wrong == "damaged":
+        cache.write_bytes(cache.read_bytes()[:100] + b"\xff" * 50_000)
+    elif wrong == "locked":
         locker = sqlite3.connect(cache, isolation_level=None)
-        locker.execute("CREATE TABLE x (y)")
+        locker.execute("PRAGMA locking_mode=EXCLUSIVE")
         locker.execute("BEGIN EXCLUSIVE")
     daemon = start_daemon().wait_ready()
     started_s = time.monotonic()
@@ -120,7 +128,7 @@ def test_a_store_that_cannot_be_used_fails_and_delays_nothing(
     eventually(lambda: "warning" in daemon.status()["cache"])
     info = daemon.ask("cache")[0]["result"]
     assert str(cache) in info["warning"]
-    assert info["state"] == ("ready" if wrong == "damaged" else "degraded")
+    assert info["state"] == state
     if locker is not None:
         locker.close()
 

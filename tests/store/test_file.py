@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,23 @@ def test_a_file_that_another_process_is_making_is_not_taken_for_a_stranger_s(tmp
     checked_identity(db)
     db.close()
     assert seen
+
+
+def test_while_it_is_made_it_is_empty_or_ours_for_whoever_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.db"
+    marks: set[bytes] = set()
+    connect = sqlite3.connect
+
+    def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        db: sqlite3.Connection = connect(*arguments, **options)
+        db.set_trace_callback(lambda _: marks.add(path.read_bytes()[68:72]))
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    StoreFile(path, BOUNDS).put([(b"k", b"v")])
+    assert marks == {b"", b"vlmd"}
 
 
 def test_every_file_of_it_is_the_users_alone(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -127,6 +129,48 @@ def test_a_file_of_another_program_or_a_newer_version_is_left_alone(path: Path) 
     assert keeper.get(MODEL, b"request 1") is None
     assert keeper.state == "off"
     assert "newer" in str(keeper.warning)
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", bytes(5000), b"SQLite format 2\0" * 300, b"SQL"])
+def test_a_file_that_is_no_database_keeps_its_name_mode_and_content(path: Path, content: bytes) -> None:
+    aside = path.with_name("results.db.damaged")
+    for file in (path, aside):
+        file.write_bytes(content)
+        file.chmod(0o644)
+    keeper = Keeper(path, BOUNDS)
+    assert (keeper.count(), keeper.clear()) == (None, None)
+    keeper.put([(MODEL, b"k", b"v")])
+    keeper.close()
+    assert keeper.state == "off"
+    assert "choose another path" in str(keeper.warning)
+    for file in (path, aside):
+        assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (content, 0o644)
+    assert set(path.parent.iterdir()) == {path, aside}
+
+
+def test_a_damaged_database_of_another_program_is_left_alone(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as foreign:
+        foreign.executescript("CREATE TABLE theirs (x)")
+    path.write_bytes(path.read_bytes()[:100] + os.urandom(4000))
+    path.chmod(0o644)
+    before = path.read_bytes()
+    keeper = Keeper(path, BOUNDS)
+    assert keeper.clear() is None
+    assert "another program" in str(keeper.warning)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_that_was_written_over_while_it_was_open_is_left_alone(path: Path) -> None:
+    keys = fill(path)
+    keeper = Keeper(path, BOUNDS)
+    assert keeper.get(MODEL, keys[0]) == value_of(keys[0])
+    path.write_bytes(b"my notes\n" * 9000)
+    for key in keys:  # more pages than SQLite has in memory by now
+        assert keeper.get(MODEL, key) in (None, value_of(key))
+    assert keeper.state == "off"
+    assert path.read_bytes().startswith(b"my notes\n")
+    assert not path.with_name("results.db.damaged").exists()
 
 
 def test_a_file_that_was_removed_is_made_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

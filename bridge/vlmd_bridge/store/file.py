@@ -16,7 +16,7 @@ from typing import Final
 
 from vlmd_bridge.models.fingerprint import FileStamp
 from vlmd_bridge.store.bounds import Bounds
-from vlmd_bridge.store.setting_aside import FILE_MODE, checked_identity, mark_as_ours
+from vlmd_bridge.store.setting_aside import FILE_MODE, check_owner, checked_identity, mark_as_ours
 
 # Another process commits within milliseconds; who waits longer than this has been locked out.
 _BUSY_TIMEOUT_S: Final = 0.25
@@ -57,6 +57,7 @@ class StoreFile:
         # Made here rather than by SQLite, which knows no mode; the files beside it take over this one's.
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
+            check_owner(fd)
             os.fchmod(fd, FILE_MODE)
             self.inode = os.fstat(fd).st_ino
         finally:
@@ -74,15 +75,22 @@ class StoreFile:
         # Deleted text is overwritten, not merely unlinked from the tree.
         self._db.execute("PRAGMA secure_delete=ON")
         if not known:
-            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            self._make()
         self._db.execute("PRAGMA journal_mode=WAL")
         # A killed process loses nothing that was committed; only a power cut may cost the last results.
         self._db.execute("PRAGMA synchronous=NORMAL")
-        if not known:
-            with self._transaction():
-                for statement in _SCHEMA:
-                    self._db.execute(statement)
-                mark_as_ours(self._db)
+
+    def _make(self) -> None:
+        """Make the tables: before there is a log, since `check_owner` looks for our mark in the file itself.
+
+        In one transaction with `auto_vacuum`, which by itself would write a page without the mark. Not an IMMEDIATE
+        one: that begins with the page, after which it is too late for `auto_vacuum`.
+        """
+        with self._transaction("BEGIN"):
+            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+            mark_as_ours(self._db)
 
     def close(self) -> None:
         """Close it; what was committed stays."""
@@ -159,8 +167,8 @@ class StoreFile:
                 self._db.executemany("INSERT OR REPLACE INTO weights VALUES (?, ?, ?)", rows)
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        self._db.execute(begin)
         try:
             yield
             self._db.execute("COMMIT")

@@ -187,6 +187,9 @@ class Keeper:
             return
         try:
             aside = set_aside(self._path, inode)
+        except Unusable as stranger:  # written over since it was opened
+            self._turn_off(str(stranger))
+            return
         except OSError as failure:
             self._turn_off(f"it is damaged ({error}) and cannot be set aside: {failure.strerror}")
             return

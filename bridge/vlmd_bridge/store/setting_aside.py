@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,10 @@ FILE_MODE: Final = 0o600
 # "vlmd", in the header of the file.
 _APPLICATION_ID: Final = 0x766C6D64
 
+# https://www.sqlite.org/fileformat2.html, "The Database Header": its first bytes, and where it has who made the file.
+_HEADER: Final = b"SQLite format 3\0"
+_APPLICATION_ID_AT: Final = slice(68, 72)
+
 # Counts up with the tables. A file of a higher number belongs to a newer vlmd and is left alone.
 _FORMAT: Final = 1
 
@@ -23,8 +28,32 @@ _FORMAT: Final = 1
 _FILES: Final = ("-wal", "-shm", "")
 
 
+_ANOTHER_PROGRAM: Final = "it is a database of another program; choose another path"
+
+
 class Unusable(Exception):
     """The file is not ours to write and not ours to move away; the message says whose it seems to be."""
+
+
+def check_owner(fd: int) -> None:
+    """Check by its first bytes that the file of `fd` is a store or empty.
+
+    SQLite is not asked: to open another program's database can be to change it, and to fail at a file that is no
+    database looks like damage of ours.
+
+    Raises:
+        Unusable: it is somebody else's, or no file.
+        OSError: it cannot be read.
+    """
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Unusable("it is no file; choose another path")
+    header = os.pread(fd, _APPLICATION_ID_AT.stop, 0)
+    if not header:
+        return
+    if not header.startswith(_HEADER):
+        raise Unusable("it is no result store; choose another path, or remove it if it was one")
+    if header[_APPLICATION_ID_AT] != _APPLICATION_ID.to_bytes(4, "big"):
+        raise Unusable(_ANOTHER_PROGRAM)
 
 
 def checked_identity(db: sqlite3.Connection) -> bool:
@@ -44,7 +73,7 @@ def checked_identity(db: sqlite3.Connection) -> bool:
     if application == 0 and version == 0 and not tables:
         return False
     if application != _APPLICATION_ID:
-        raise Unusable("it is a database of another program; choose another path")
+        raise Unusable(_ANOTHER_PROGRAM)
     if version > _FORMAT:
         raise Unusable(f"it has the format {version} of a newer vlmd; this one writes {_FORMAT}")
     if not {"results", "weights"} <= tables:
@@ -64,12 +93,14 @@ def set_aside(path: Path, inode: int | None) -> Path | None:
     None where the file at `path` is no longer the one of `inode`: another process was first.
 
     Raises:
+        Unusable: it does not begin as ours, so that nobody could tell that it may be removed later.
         OSError: it cannot be renamed.
     """
     with _lock(path):
         try:
             if inode is not None and path.stat().st_ino != inode:
                 return None
+            _check_owner_at(path)
         except FileNotFoundError:
             return None
         for suffix in _FILES:
@@ -79,10 +110,24 @@ def set_aside(path: Path, inode: int | None) -> Path | None:
 
 
 def remove_set_aside(path: Path) -> None:
-    """Delete what `set_aside` has left."""
+    """Delete what `set_aside` has left, and nobody else's file of that name."""
+    try:
+        _check_owner_at(Path(f"{path}.damaged"))
+    except FileNotFoundError:
+        pass  # a process that ended while it renamed has left a log alone
+    except (Unusable, OSError):
+        return
     for suffix in _FILES:
         with contextlib.suppress(OSError):
             Path(f"{path}.damaged{suffix}").unlink()
+
+
+def _check_owner_at(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        check_owner(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
