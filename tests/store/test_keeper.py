@@ -197,6 +197,20 @@ def test_clearing_forgets_what_a_removed_file_held(path: Path) -> None:
     keeper.close()
 
 
+@pytest.mark.parametrize("act", ["count", "clear"])
+def test_a_file_that_was_replaced_is_not_the_one_counted_or_cleared(path: Path, act: str) -> None:
+    keeper = Keeper(path, BOUNDS)
+    keeper.put([(MODEL, b"0", b"value")])
+    for file in list(path.parent.iterdir()):
+        file.rename(file.with_name(f"before-{file.name}"))
+    keys = fill(path, count=7)
+    assert (keeper.clear() if act == "clear" else keeper.count()) == 7
+    keeper.close()
+    again = Keeper(path, BOUNDS)
+    assert again.get(MODEL, keys[0]) == (None if act == "clear" else value_of(keys[0]))
+    again.close()
+
+
 def test_a_store_locked_by_another_process_delays_little_and_loses_nothing(path: Path, no_rest: None) -> None:
     keys = fill(path)
     locker = sqlite3.connect(path, isolation_level=None)

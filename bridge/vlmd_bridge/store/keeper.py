@@ -93,13 +93,14 @@ class Keeper:
         self._waiting.clear()
         self._rest_until_s = self._write_again_s = 0.0
         remove_set_aside(self._path)
+        self._look_for_another_file()
         if self._is_absent():
-            self._close_file()  # somebody removed it while it was open
             return 0
         return self._try(lambda file: file.clear(), None)
 
     def count(self) -> int | None:
         """Return how many results there are, None where it cannot be told."""
+        self._look_for_another_file()
         return 0 if self._is_absent() else self._try(lambda file: file.count(), None)
 
     def flush(self) -> None:
@@ -135,7 +136,7 @@ class Keeper:
         if self._since_eviction >= _EVICT_EVERY:
             self._since_eviction = 0
             file.evict()
-            self._look_for_another_file(file)
+            self._look_for_another_file()
 
     def _try(self, act: Callable[[StoreFile], _T], otherwise: _T, *, writes: bool = False) -> _T:
         if self.state == "off" or time.monotonic() < self._rest_until_s:
@@ -203,10 +204,16 @@ class Keeper:
         self.warning = f"The result store {self._path} is not used: {why}."
         log.warning("%s Jobs run without it.", self.warning)
 
-    def _look_for_another_file(self, file: StoreFile) -> None:
-        """Another process may have set this file aside, or somebody removed it."""
-        if self._is_absent() or self._path.stat().st_ino != file.inode:
-            self._close_file()
+    def _look_for_another_file(self) -> None:
+        """Close the open file where the path has another one by now, or none: set aside by a process, or removed."""
+        if self._file is None:
+            return
+        try:
+            if self._path.stat().st_ino == self._file.inode:
+                return
+        except OSError:
+            pass  # what is wrong shows when it is opened again
+        self._close_file()
 
     def _is_absent(self) -> bool:
         """Whether there is no file, which then is not made for a look; what else is wrong shows when it is opened."""
