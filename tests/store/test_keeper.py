@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from vlmd_bridge.models.fingerprint import FileStamp, hash_file
+from vlmd_bridge.store import identity
 from vlmd_bridge.store import keeper as keeper_module
 from vlmd_bridge.store.bounds import DAY_S, Bounds
 from vlmd_bridge.store.identity import ModelIdentity
@@ -229,6 +231,34 @@ def test_a_store_locked_by_another_process_delays_little_and_loses_nothing(path:
     assert (keeper.state, keeper.warning) == ("ready", None)
     keeper.close()
     assert Keeper(path, BOUNDS).get(MODEL, b"new") == b"new"
+
+
+def test_a_store_that_cannot_be_written_is_read_and_hashes_the_model_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    config = ConfigureEngine(backend="vision", name="any", path=str(folder))
+    keeper = Keeper(path, BOUNDS)
+    keeper.put([(ModelIdentity(config), b"asked", b"value")])
+    keeper.close()
+    locker = sqlite3.connect(path, isolation_level=None)
+    locker.execute("DELETE FROM weights")
+    locker.execute("INSERT INTO results VALUES (x'00', x'00', 0)")  # one for the eviction when it is opened
+    locker.execute("BEGIN IMMEDIATE")
+    hashed: list[str] = []
+
+    def counted(stamp: FileStamp) -> bytes:
+        hashed.append(stamp.name)
+        return hash_file(stamp)
+
+    monkeypatch.setattr(identity, "hash_file", counted)
+    keeper, model = Keeper(path, BOUNDS), ModelIdentity(config)
+    assert [keeper.get(model, b"asked") for _ in range(3)] == [b"value"] * 3
+    assert (hashed, keeper.state) == (["model.safetensors"], "ready")
+    locker.close()
+    keeper.close()
 
 
 def test_while_it_rests_nothing_waits_for_it(path: Path) -> None:

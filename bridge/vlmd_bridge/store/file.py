@@ -65,7 +65,8 @@ class StoreFile:
         self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         try:
             self._prepare()
-            self.evict()
+            with contextlib.suppress(sqlite3.OperationalError):  # locked or full: it can still be read
+                self.evict()
         except BaseException:
             self.close()
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +70,9 @@ class ModelIdentity:
         except (ModelChanged, OSError) as error:
             self._give_up(str(error))
             return None
-        file.keep_weights_digests(fresh)
+        # Locked or full: a pity for the next process, not for this one, which has its digest.
+        with contextlib.suppress(sqlite3.OperationalError):
+            file.keep_weights_digests(fresh)
         return digest
 
     def _give_up(self, why: str) -> None:
