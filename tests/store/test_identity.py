@@ -172,7 +172,20 @@ def test_content_is_hashed_once(tmp_path: Path, store: StoreFile, monkeypatch: p
     assert hashed == ["config.json"]
 
 
-def test_blobs_of_the_hugging_face_cache_are_not_read(tmp_path: Path) -> None:
+def test_a_configuration_edited_in_the_hugging_face_cache_counts(tmp_path: Path, store: StoreFile) -> None:
+    blob = tmp_path / "blobs" / ("ab" * 20)
+    folder = tmp_path / "snapshots" / "abc"
+    blob.parent.mkdir()
+    folder.mkdir(parents=True)
+    blob.write_text("{}")
+    (folder / "preprocessor_config.json").symlink_to(blob)
+    before = key_of(folder, store)
+    assert before == key_of(folder, store) is not None
+    (folder / "preprocessor_config.json").write_text('{"do_resize": false}')
+    assert key_of(folder, store) != before
+
+
+def test_large_blobs_of_the_hugging_face_cache_are_not_read(tmp_path: Path) -> None:
     blobs = tmp_path / "blobs"
     folder = tmp_path / "snapshots" / "abc"
     blobs.mkdir()

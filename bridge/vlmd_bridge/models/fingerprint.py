@@ -1,7 +1,7 @@
 """What a model's folder contains, as a digest: equal for equal weights, configuration and processor, whatever its name.
 
-Hashing gigabytes takes seconds, so content is hashed once: a file of Hugging Face's cache is named by its content, and
-what was hashed is remembered by path, size, time and inode.
+Hashing gigabytes takes seconds, so content is hashed once: a large file of Hugging Face's cache is named by its
+content, and what was hashed is remembered by path, size, time and inode.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 _DIGEST_BYTES: Final = 16
 
-# A blob of Hugging Face's cache has its content's SHA-256 or, for small files, git's SHA-1 as its name.
-_BLOB: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+# A large blob of Hugging Face's cache has its content's SHA-256 as its name. The small ones, with git's SHA-1, are
+# read: people edit a configuration or a template in place, through the snapshot's link, and the name stays.
+_BLOB: Final = re.compile(r"[0-9a-f]{64}")
 
 # What explains a model to people changes no answer.
 _NO_PART: Final = (".md", ".png", ".jpg", ".gitattributes", ".lock", ".txt.bak")
