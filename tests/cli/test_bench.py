@@ -29,6 +29,14 @@ def test_configured_width_is_measured_and_hinted_at(vlmd: Command) -> None:
     assert "set width to 8" in done.stdout
 
 
+def test_the_configured_interpreter_is_measured(vlmd: Command) -> None:
+    vlmd.config.write_text('python = "/nowhere/python"\n')
+    done = vlmd.run("bench", "--model", "fake", "--frames", "4", "--without", "none", "--json", status=3)
+    failure = json.loads(done.stdout)
+    assert failure["code"] == "daemon_not_found"
+    assert "/nowhere/python" in failure["error"]
+
+
 def test_usage_errors(vlmd: Command) -> None:
     for arguments in (["--frames", "0"], ["--without", "magic"]):
         done = vlmd.run("bench", "--model", "fake", *arguments, "--json", status=2)

@@ -34,8 +34,8 @@ _VARIABLE: Final = "VLMD_ENGINE_OFF"
 
 Say = Callable[[str], None]
 
-# The words that start a daemon, before ``serve``; None for the client's own choice.
-Command = list[str] | None
+# Makes a client of a daemon of its own, which starts with the first request.
+Start = Callable[[], Client]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,21 +62,20 @@ def draw(folder: Path, count: int) -> list[Image]:
     return images
 
 
-def measure(model: str | None, images: Sequence[Image], names: Sequence[str], say: Say, command: Command) -> Figures:
+def measure(start: Start, images: Sequence[Image], names: Sequence[str], say: Say) -> Figures:
     """Describe `images` in turns, and for each optimisation in `names` beside a daemon that does without it.
 
     Args:
-        model: as a client takes it.
+        start: makes a client of a daemon of its own.
         images: what is described.
         names: of `switches.NAMES`.
         say: is told how far it is.
-        command: starts a daemon.
 
     Raises:
         VlmdError: a daemon cannot be started, or refuses.
     """
     started_s = time.monotonic()
-    with _daemon(model, "", command) as client:
+    with _daemon(start, "") as client:
         say("loading")
         _turn(client, images[:1])
         load_s = time.monotonic() - started_s
@@ -85,7 +84,7 @@ def measure(model: str | None, images: Sequence[Image], names: Sequence[str], sa
         turns = [_turn(client, images) for _ in range(_TURNS)]
         engine_busy, images_busy = busy.shares()
         say(f"{statistics.median(turn.frames_per_s for turn in turns):.1f} frames/s")
-        optimisations = [_compare(model, client, images, name, say, command) for name in names]
+        optimisations = [_compare(start, client, images, name, say) for name in names]
         return _figures(client, images, turns, optimisations, load_s, engine_busy, images_busy)
 
 
@@ -131,15 +130,13 @@ def _figures(
     )
 
 
-def _compare(
-    model: str | None, client: Client, images: Sequence[Image], name: str, say: Say, command: Command
-) -> Optimisation:
+def _compare(start: Start, client: Client, images: Sequence[Image], name: str, say: Say) -> Optimisation:
     """Measure with and without `name` in turns, so that what slows the machine meanwhile slows both.
 
     On a CPU the engine's processor time is compared, which a busy machine disturbs least; on a GPU frames/s.
     """
     gains: list[float] = []
-    with _daemon(model, name, command) as without:
+    with _daemon(start, name) as without:
         _turn(without, images[:8])
         cost = _processor_time if _device(client) == "cpu" else _wall_time
         start_s = time.monotonic()
@@ -219,9 +216,9 @@ def _pids(client: Client) -> dict[str, int]:
 
 
 @contextmanager
-def _daemon(model: str | None, off: str, command: Command) -> Iterator[Client]:
+def _daemon(start: Start, off: str) -> Iterator[Client]:
     """Yield a client of a daemon of its own that does without the optimisation `off`."""
-    with Client(model, shared=False, command=command, log=lambda _: None) as client:
+    with start() as client:
         before = os.environ.get(_VARIABLE)
         # The daemon inherits the environment when it starts, with the first request.
         os.environ[_VARIABLE] = off or switches.NONE

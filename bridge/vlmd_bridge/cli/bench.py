@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from vlmd import Client
 from vlmd_bridge import config
 from vlmd_bridge.cli import exits
 from vlmd_bridge.cli.attach import starter
@@ -57,8 +58,17 @@ def run(args: argparse.Namespace) -> int:
     from vlmd_bridge.bench.advice import hints
     from vlmd_bridge.bench.measure import draw, measure
 
+    def start() -> Client:
+        return Client(
+            settings.model or "demo",
+            shared=False,
+            command=starter(settings),
+            python=settings.python,
+            log=lambda _: None,
+        )
+
     with tempfile.TemporaryDirectory(prefix="vlmd-bench-") as folder:
-        figures = measure(settings.model or "demo", draw(Path(folder), args.frames), names, _say, starter(settings))
+        figures = measure(start, draw(Path(folder), args.frames), names, _say)
     advice = hints(figures)
     if args.json:
         print(json.dumps(msgspec.to_builtins(figures) | {"hints": advice}))
