@@ -37,6 +37,14 @@ def test_the_configured_interpreter_is_measured(vlmd: Command) -> None:
     assert "/nowhere/python" in failure["error"]
 
 
+def test_a_frame_that_fails_is_no_speed(vlmd: Command) -> None:
+    vlmd.environment["VLMD_MAX_SOURCE_PIXELS"] = "100"
+    done = vlmd.run("bench", "--model", "fake", "--frames", "4", "--without", "none", "--json", status=1)
+    failure = json.loads(done.stdout)
+    assert failure["code"] == "image_too_large"
+    assert "Frame 0 failed" in failure["error"]
+
+
 def test_usage_errors(vlmd: Command) -> None:
     for arguments in (["--frames", "0"], ["--without", "magic"]):
         done = vlmd.run("bench", "--model", "fake", *arguments, "--json", status=2)

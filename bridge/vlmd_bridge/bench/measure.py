@@ -18,6 +18,7 @@ from vlmd_bridge.bench.figures import Figures, Optimisation
 from vlmd_bridge.demo import iter_recording
 from vlmd_bridge.engine import switches
 from vlmd_bridge.record import SINGLE_INSTRUCTIONS, Record, format_record, single_label
+from vlmd_protocol.errors import error_from_code
 
 # Not the frames that `vlmd demo` shows, which may be in somebody's store.
 _SEED: Final = 40
@@ -72,7 +73,7 @@ def measure(start: Start, images: Sequence[Image], names: Sequence[str], say: Sa
         say: is told how far it is.
 
     Raises:
-        VlmdError: a daemon cannot be started, or refuses.
+        VlmdError: a daemon cannot be started, or refuses, or a frame fails.
     """
     started_s = time.monotonic()
     with _daemon(start, "") as client:
@@ -164,11 +165,20 @@ def _device(client: Client) -> str:
 
 
 def _turn(client: Client, images: Sequence[Image]) -> Turn:
+    """Describe `images` once.
+
+    Raises:
+        VlmdError: the daemon refuses, or a frame failed, which takes another time than one that is described.
+    """
     start_s = time.perf_counter()
     turn = Turn(seconds=0.0, first_result_s=0.0)
-    for batch in client.describe(images, batch_size=1, cache=False):
-        turn.first_result_s = turn.first_result_s or time.perf_counter() - start_s
-        turn.frames += batch.results
+    with client.describe(images, batch_size=1, cache=False) as batches:
+        for batch in batches:
+            turn.first_result_s = turn.first_result_s or time.perf_counter() - start_s
+            for frame in batch.results:
+                if not frame.ok:
+                    raise error_from_code(f"Frame {frame.index} failed: {frame.error or frame.code}", frame.code)
+            turn.frames += batch.results
     turn.seconds = time.perf_counter() - start_s
     return turn
 
