@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from vlmd_bridge.cli import results_file
 from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
 from vlmd_protocol.messages import FrameResult
 
@@ -101,13 +104,50 @@ def test_full_disk_is_an_error_and_partial_writes_are_completed(
         assert dict(output.described) == {"/a": 1, "/b": 1}
 
 
-def test_a_pipe_can_be_written(tmp_path: Path) -> None:
+def test_a_failed_sync_at_the_end_is_an_error_unless_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    file = tmp_path / "out.jsonl"
+    with pytest.raises(ResultsFileError, match=r"out\.jsonl cannot be synced.*error"), ResultsFile(file) as output:
+        output.append([result("/a")])
+    with pytest.raises(KeyboardInterrupt), ResultsFile(file) as output:
+        assert output.described["/a"] == 1
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[tuple[Path, FileIO]]:
+    """A FIFO and its reader."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        with ResultsFile(path) as output:
+    with FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        yield path, reader
+
+
+def test_a_pipe_is_written_and_never_synced(pipe: tuple[Path, FileIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_file, "SYNC_INTERVAL_S", 0.0)
+    path, reader = pipe
+    with ResultsFile(path) as output:
+        output.append([result("/a")])
+        output.append([result("/b")])
+    lines = (reader.read(65536) or b"").splitlines()
+    assert [msgspec.json.decode(line, type=FrameResult) for line in lines] == [result("/a"), result("/b")]
+
+
+def test_a_pipe_whose_reader_left_is_an_error(pipe: tuple[Path, FileIO]) -> None:
+    path, reader = pipe
+    with ResultsFile(path) as output:
+        reader.close()
+        with pytest.raises(ResultsFileError, match=r"Broken pipe\.$"):
             output.append([result("/a")])
-        assert msgspec.json.decode(os.read(reader, 65536), type=FrameResult) == result("/a")
-    finally:
-        os.close(reader)
+
+
+def test_a_device_is_written_by_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_file, "SYNC_INTERVAL_S", 0.0)
+    with ResultsFile(Path(os.devnull)) as one, ResultsFile(Path(os.devnull)) as other:
+        for output in (one, other):
+            output.append([result("/a")])

@@ -2,11 +2,11 @@
 
 A batch's lines go to the kernel in one write before the next batch is waited for, so that a killed process loses none
 of them; they are synced to the disk at most every `SYNC_INTERVAL_S` and at the end, which is what a power cut can cost.
+A pipe or a device is written and nothing more.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import stat
@@ -46,12 +46,15 @@ class ResultsFile:
         self.path = path
         self.described: Counter[str] = Counter()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(path, _access(path) | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise ResultsFileError(f"{path} cannot be opened for writing: {error.strerror}.") from None
         try:
-            self._lock()
-            self._read()
+            # A pipe or a device cannot be synced or cut and holds nothing of ours; /dev/full gives zeros without end.
+            self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            if self._regular:
+                self._lock()
+                self._read()
         except BaseException:
             os.close(self._fd)
             raise
@@ -63,9 +66,17 @@ class ResultsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            os.fsync(self._fd)
-        os.close(self._fd)
+        try:
+            try:
+                self._sync()
+            finally:
+                os.close(self._fd)
+        except OSError as failure:
+            if error is None:
+                raise ResultsFileError(
+                    f"{self.path} cannot be synced to the disk: {failure.strerror}. Its last lines may be lost; the "
+                    "same command describes what is missing."
+                ) from None
 
     def take_described(self, path: str) -> bool:
         """Whether the file holds a result for `path`; each result counts for one picture of that path."""
@@ -85,10 +96,15 @@ class ResultsFile:
             while data:
                 data = data[os.write(self._fd, data) :]
             if time.monotonic() - self._synced_at >= SYNC_INTERVAL_S:
-                os.fsync(self._fd)
+                self._sync()
                 self._synced_at = time.monotonic()
         except OSError as error:
-            raise ResultsFileError(f"{self.path} cannot be written: {error.strerror}. What it holds is kept.") from None
+            kept = " What it holds is kept." if self._regular else ""
+            raise ResultsFileError(f"{self.path} cannot be written: {error.strerror}.{kept}") from None
+
+    def _sync(self) -> None:
+        if self._regular:
+            os.fsync(self._fd)
 
     def _lock(self) -> None:
         try:
@@ -96,7 +112,7 @@ class ResultsFile:
         except BlockingIOError:
             raise ResultsFileError(f"Another `vlmd describe` writes {self.path}.") from None
         except OSError:
-            # A file system without locks, or a pipe: nothing to protect it with.
+            # A file system without locks: nothing to protect it with.
             return
 
     def _read(self) -> None:
@@ -104,9 +120,6 @@ class ResultsFile:
         complete_bytes = 0
         # A descriptor of its own: reading moves no position that appending would use.
         with open(os.dup(self._fd), "rb") as stream:
-            # A pipe or a device holds nothing of ours, and /dev/full gives zeros without end.
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                return
             stream.seek(0)
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
@@ -134,3 +147,16 @@ class ResultsFile:
             raise ResultsFileError(
                 f"{self.path}, line {number} is no result of vlmd, nor the beginning of one. Choose another file."
             )
+
+
+def _access(path: Path) -> int:
+    """Return how to open `path`: who also reads a pipe keeps it open for itself, and is not told that its reader left.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        regular = True
+    return os.O_RDWR if regular else os.O_WRONLY
