@@ -11,14 +11,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vlmd import Image
 from vlmd_bridge.cli import results_file
 from vlmd_bridge.cli.results_file import ResultsFile, ResultsFileError
 from vlmd_protocol.messages import FrameResult
 
 
-def result(path: str, *, code: str | None = None) -> FrameResult:
+def result(path: str, index: int = 0, *, code: str | None = None) -> FrameResult:
     return FrameResult(
-        index=0,
+        index=index,
         timestamp=None,
         image_path=path,
         description="d",
@@ -30,20 +31,44 @@ def result(path: str, *, code: str | None = None) -> FrameResult:
     )
 
 
-def test_described_paths_are_known_failed_ones_are_not(tmp_path: Path) -> None:
+def missing(output: ResultsFile, *paths: str, first: int = 0) -> list[int]:
+    """Indexes of the pictures that are still to be described, of `paths` that are asked for."""
+    images = [Image(path, index=index) for index, path in enumerate(paths, first)]
+    return [image.index for image in output.missing(images) if image.index is not None]
+
+
+FAILED = "image_not_found"
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "left"),
+    [
+        ([], ["/a"], [0]),
+        ([result("/a"), result("/b", 1, code=FAILED)], ["/a", "/b", "/c"], [1, 2]),
+        # The last line of a picture counts.
+        ([result("/a", code=FAILED), result("/a")], ["/a"], []),
+        ([result("/a"), result("/a", code=FAILED)], ["/a"], [0]),
+        ([result("/a", 5), result("/a", code=FAILED)], ["/a"], [0]),
+        ([result("/a", code=FAILED), result("/a", 5)], ["/a"], []),
+        # A path twice, as at two times: each entry has its own result.
+        ([result("/a", code=FAILED), result("/a", 1)], ["/a", "/a"], [0]),
+        ([result("/a"), result("/a", 1, code=FAILED)], ["/a", "/a"], [1]),
+        ([result("/a"), result("/a")], ["/a", "/a"], [1]),
+        # Pictures were added, left out or moved.
+        ([result("/a"), result("/c", 1)], ["/a", "/b", "/c"], [1]),
+        ([result("/a"), result("/b", 1), result("/c", 2)], ["/c", "/b"], []),
+        ([result("/a"), result("/a", 1)], ["/b", "/x", "/a", "/a", "/a"], [0, 1, 4]),
+    ],
+)
+def test_what_is_left_is_what_no_result_is_of(
+    tmp_path: Path, kept: list[FrameResult], asked: list[str], left: list[int]
+) -> None:
     file = tmp_path / "out.jsonl"
     with ResultsFile(file) as output:
-        assert not output.described
-        output.append([result("/a"), result("/b", code="image_not_found")])
-        output.append([result("/a")])
+        assert missing(output, *asked) == list(range(len(asked)))
+        output.append(kept)
     with ResultsFile(file) as output:
-        assert [output.take_described(path) for path in ("/a", "/a", "/a", "/b", "/c")] == [
-            True,
-            True,
-            False,
-            False,
-            False,
-        ]
+        assert missing(output, *asked) == left
 
 
 def test_torn_last_line_is_cut_off_at_every_length(tmp_path: Path) -> None:
@@ -52,7 +77,7 @@ def test_torn_last_line_is_cut_off_at_every_length(tmp_path: Path) -> None:
     for kept in range(len(whole)):
         file.write_bytes(whole + whole[:kept])
         with ResultsFile(file) as output:
-            assert output.described["/ä"] == 1
+            assert missing(output, "/ä") == []
             output.append([result("/b")])
         assert file.read_bytes() == whole + msgspec.json.encode(result("/b")) + b"\n"
 
@@ -101,7 +126,7 @@ def test_full_disk_is_an_error_and_partial_writes_are_completed(
             with pytest.raises(ResultsFileError, match="No space left"):
                 output.append([result("/c")])
     with ResultsFile(file) as output:
-        assert dict(output.described) == {"/a": 1, "/b": 1}
+        assert missing(output, "/a", "/b", "/c") == [2]
 
 
 def test_a_failed_sync_at_the_end_is_an_error_unless_there_is_one(
@@ -115,7 +140,7 @@ def test_a_failed_sync_at_the_end_is_an_error_unless_there_is_one(
     with pytest.raises(ResultsFileError, match=r"out\.jsonl cannot be synced.*error"), ResultsFile(file) as output:
         output.append([result("/a")])
     with pytest.raises(KeyboardInterrupt), ResultsFile(file) as output:
-        assert output.described["/a"] == 1
+        assert missing(output, "/a") == []
         raise KeyboardInterrupt
 
 

@@ -92,9 +92,7 @@ def run(args: argparse.Namespace) -> int:
         schema = None if args.schema is None else read_schema(Path(args.schema))
         with contextlib.ExitStack() as stack:
             output = None if args.output is None else stack.enter_context(ResultsFile(Path(args.output)))
-            todo = (
-                images if output is None else [image for image in images if not output.take_described(str(image.path))]
-            )
+            todo = images if output is None else output.missing(images)
             job = _Job(args, found.settings, prompt, schema, output, before=len(images) - len(todo))
             return job.describe(todo)
     except InputError as error:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import Final, Self
 
 import msgspec
 
+from vlmd import Image
 from vlmd_protocol.errors import shorten
 from vlmd_protocol.messages import FrameResult
 
@@ -31,11 +32,7 @@ class ResultsFileError(Exception):
 
 
 class ResultsFile:
-    """An NDJSON file of results, open for appending and locked against a second writer. A context manager.
-
-    Attributes:
-        described: how many results without error the file held for each path when it was opened.
-    """
+    """An NDJSON file of results, open for appending and locked against a second writer. A context manager."""
 
     def __init__(self, path: Path) -> None:
         """Open `path`, made if need be, cut off a torn last line, and read what it holds.
@@ -44,7 +41,8 @@ class ResultsFile:
             ResultsFileError: it cannot be opened, another process writes it, or it holds something else.
         """
         self.path = path
-        self.described: Counter[str] = Counter()
+        # By path and index, what the last line says when the file is opened: its number, and whether it is no failure.
+        self._last: dict[tuple[str, int], tuple[int, bool]] = {}
         try:
             self._fd = os.open(path, _access(path) | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -78,12 +76,30 @@ class ResultsFile:
                     "same command describes what is missing."
                 ) from None
 
-    def take_described(self, path: str) -> bool:
-        """Whether the file holds a result for `path`; each result counts for one picture of that path."""
-        if self.described[path] == 0:
-            return False
-        self.described[path] -= 1
-        return True
+    def missing(self, images: Sequence[Image]) -> list[Image]:
+        """Return those of `images` that are to be described: the file holds no result of them, or last a failure.
+
+        A picture is told by its path and its index. Results whose index is not asked for now, as after pictures were
+        added before theirs, count each for one picture of their path that has no later line of its own.
+        """
+        asked = {_key(image) for image in images}
+        others: defaultdict[str, list[int]] = defaultdict(list)
+        for (path, index), (number, described) in self._last.items():
+            if described and (path, index) not in asked:
+                others[path].append(number)
+        for lines in others.values():
+            lines.sort()
+        missing = []
+        for image in images:
+            number, described = self._last.get(_key(image), (0, False))
+            if described:
+                continue
+            lines = others[str(image.path)]
+            if lines and lines[-1] > number:
+                lines.pop()
+            else:
+                missing.append(image)
+        return missing
 
     def append(self, results: Sequence[FrameResult]) -> None:
         """Write `results`, a line each.
@@ -135,8 +151,8 @@ class ResultsFile:
                         f"{self.path}, line {number} is no result of vlmd ({shorten(str(error))}). "
                         "Choose another file, or remove that line."
                     ) from None
-                if result.error is None and result.code is None:
-                    self.described[result.image_path] += 1
+                described = result.error is None and result.code is None
+                self._last[result.image_path, result.index] = number, described
         if complete_bytes != os.fstat(self._fd).st_size:
             os.ftruncate(self._fd, complete_bytes)
 
@@ -147,6 +163,11 @@ class ResultsFile:
             raise ResultsFileError(
                 f"{self.path}, line {number} is no result of vlmd, nor the beginning of one. Choose another file."
             )
+
+
+def _key(image: Image) -> tuple[str, int]:
+    assert image.index is not None
+    return str(image.path), image.index
 
 
 def _access(path: Path) -> int:
