@@ -15,6 +15,7 @@ from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, ask, run_all, vision_backend
 from tests.support.tiny_models import TINY_VISION_MODELS
 from vlmd_bridge.demo import MODEL_PATH, recording
+from vlmd_bridge.engine.sized_cache import SizedCache
 from vlmd_bridge.engine.vision import VisionBackend
 from vlmd_bridge.engine.vision_tower import MlxTower
 from vlmd_bridge.images.sizes import fitted_size
@@ -109,6 +110,25 @@ def test_patches_equal_those_of_the_models_processor(name: str, tiny_path: TinyP
             assert np.array_equal(patches, np.asarray(processed["pixel_values"]))
             grid = layout.grid(picture.width, picture.height)
             assert list(grid.thw) == np.asarray(processed["image_grid_thw"])[0].tolist()
+
+
+def test_tables_are_bounded_and_kept_once(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[SizedCache[Any, Any]] = []
+
+    class Kept(SizedCache[Any, Any]):
+        def __init__(self, make: Any, nbytes: Any, limit_bytes: int) -> None:
+            super().__init__(make, nbytes, 12_000)
+            caches.append(self)
+
+    for module in ("checkpoint", "vision_tower"):
+        monkeypatch.setattr(f"vlmd_bridge.engine.{module}.SizedCache", Kept)
+    pictures = Pictures()
+    with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
+        positions, rotary, tables = caches
+        for start in _prompts(pictures, _unit(backend))[: len(GRIDS)]:
+            _inputs(backend, start)
+            assert tables.held_bytes > 0 and (tables.held_bytes <= 12_000 or len(tables) == 1)
+        assert not rotary.held_bytes and not positions.held_bytes  # mlx-vlm's own tower would ask these
 
 
 def test_a_large_picture_is_attended_in_parts(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch) -> None:

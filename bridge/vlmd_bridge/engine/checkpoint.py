@@ -9,8 +9,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx_vlm
+from mlx.utils import tree_flatten
 
 from vlmd_bridge.engine.backend import LoadError
+from vlmd_bridge.engine.sized_cache import SizedCache
 from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
 from vlmd_bridge.workers.messages import ImageSpec
 
@@ -20,8 +22,8 @@ _PLAIN_SPEC = ImageSpec(factor=1, min_pixels=1, max_pixels=3840 * 2160, max_aspe
 # Qwen-VL's smart resize refuses what is longer than this.
 _MAX_ASPECT_RATIO = 200.0
 
-# The grids of a stream of frames are few; interleaved prompts add one for each number of frames.
-_CACHED_GRIDS = 64
+# Of each of the two tables: the grids of a stream of frames are few, but a large picture's may be 32 MB.
+_TABLES_BYTES = 32 * 1024**2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,10 +107,18 @@ def _cache_position_tables(tower: Any) -> None:
 
 
 def _cached_by_grid(method: Any) -> Any:
-    @functools.lru_cache(maxsize=_CACHED_GRIDS)
-    def table(grid: tuple[tuple[int, ...], ...]) -> mx.array:
-        array: mx.array = method(mx.array(grid))
-        mx.eval(array)
-        return array
+    def made(grid: tuple[tuple[int, ...], ...]) -> Any:
+        table = method(mx.array(grid))
+        mx.eval(table)
+        return table
 
-    return lambda grid_thw: table(tuple(map(tuple, grid_thw.tolist())))
+    # Some towers' tables are several arrays.
+    tables = SizedCache(made, lambda table: sum(array.nbytes for _, array in tree_flatten(table)), _TABLES_BYTES)
+
+    # Who keeps what is made of a table asks the method that this wraps.
+    @functools.wraps(method)
+    def cached(grid_thw: mx.array) -> Any:
+        grids: Any = grid_thw.tolist()
+        return tables(tuple(map(tuple, grids)))
+
+    return cached

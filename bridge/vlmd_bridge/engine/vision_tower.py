@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import lru_cache
+from inspect import unwrap
 from typing import Any, Protocol, TypeAlias
 
 import mlx.core as mx
@@ -18,12 +18,13 @@ from mlx.utils import tree_flatten
 
 from vlmd_bridge.engine.cpu_layers import Attention, GatedMlp, LayerNorm, Linear, Mlp, RmsNorm, gelu
 from vlmd_bridge.engine.patches import Floats, Grid, PatchLayout
+from vlmd_bridge.engine.sized_cache import SizedCache
 
 # Architectures for which the tests compare both paths. What is not here takes the model's own.
 SUPPORTED = frozenset({"qwen3_vl", "qwen3_5", "qwen2_5_vl"})
 
-# The grids of a stream of frames are few.
-_CACHED_GRIDS = 64
+# The grids of a stream of frames are few, but a large picture's tables may be 30 MB.
+_TABLES_BYTES = 64 * 1024**2
 
 Array: TypeAlias = Floats | mx.array
 
@@ -51,6 +52,11 @@ class Tables:
     sine: Floats
     windows: tuple[int, ...] = ()
     order: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the arrays."""
+        return self.positions.nbytes + self.cosine.nbytes + self.sine.nbytes + self.order.nbytes
 
 
 class Tower(Protocol):
@@ -110,7 +116,7 @@ class _CpuTower(ABC):
         folded = np.asarray(conv.weight).sum(axis=1).reshape(conv.weight.shape[0], -1)
         self._embed = Linear(np.ascontiguousarray(folded), np.asarray(conv.bias) if "bias" in conv else None)
         assert layout.repeats == conv.weight.shape[1]
-        self._cached_tables = lru_cache(maxsize=_CACHED_GRIDS)(self._tables)
+        self._cached_tables = SizedCache(self._tables, lambda tables: tables.nbytes, _TABLES_BYTES)
 
     def tables(self, grid: Grid) -> Tables:
         """Return what `run` needs for pictures of `grid`."""
@@ -129,8 +135,13 @@ class _CpuTower(ABC):
     def _tables(self, grid: Grid) -> Tables:
         """Build the tables of `grid`."""
 
+    @staticmethod
+    def _table(method: Any, grid: Grid) -> Floats:
+        """Return what the model's own `method` makes for `grid`, and not have it kept there too."""
+        return np.array(unwrap(method)(mx.array([grid.thw])), np.float32)
+
     def _rotary(self, grid: Grid) -> tuple[Floats, Floats]:
-        angles = np.array(self._tower.rot_pos_emb(mx.array([grid.thw])), np.float32)[:, None, None, :]
+        angles = self._table(self._tower.rot_pos_emb, grid)[:, None, None, :]
         return np.cos(angles), np.sin(angles)
 
 
@@ -159,7 +170,7 @@ class Qwen3Tower(_CpuTower):
 
     def _tables(self, grid: Grid) -> Tables:
         cosine, sine = self._rotary(grid)
-        positions = np.array(self._tower.fast_pos_embed_interpolate(mx.array([grid.thw])), np.float32)
+        positions = self._table(self._tower.fast_pos_embed_interpolate, grid)
         return Tables(positions=positions, cosine=cosine, sine=sine)
 
 
