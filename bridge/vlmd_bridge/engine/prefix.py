@@ -6,7 +6,9 @@ language model would compute: the keys and values of text tokens do not depend o
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -22,7 +24,7 @@ _MIN_TOKENS = 32
 # What a prompt must have behind its prefix: a token to prefill and one to sample behind.
 _LEFT_TOKENS = 2
 
-# One for each prompt in use; a job's labels may add one that is a little longer (``Frame (timestamp: 1``).
+# Prefixes, and prompts to find them in: so many jobs may take turns.
 _KEPT = 4
 
 State = TypeVar("State")
@@ -36,51 +38,68 @@ class Prefix(Generic[State]):
     state: State
 
 
-class PrefixIndex(Generic[State]):
-    """Keeps the states of prefixes that two prompts in a row had in common."""
+class PrefixIndex(ABC, Generic[State]):
+    """Keeps the states of prefixes that prompts soon after each other had in common.
+
+    Attributes:
+        limit_bytes: of all states together; the one that was used last may be larger alone.
+        saved_tokens: prompt tokens that were not computed again.
+    """
 
     def __init__(self, image_token_ids: frozenset[int]) -> None:
-        self._image_token_ids = image_token_ids
-        self._last: Sequence[int] = ()
-        self._prefixes: OrderedDict[tuple[int, ...], Prefix[State]] = OrderedDict()
-        # Prompt tokens that were not computed again.
+        self.limit_bytes = math.inf
         self.saved_tokens = 0
+        self._image_token_ids = image_token_ids
+        # The last prompts, as far as others may share them.
+        self._heads: deque[list[int]] = deque(maxlen=_KEPT)
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix[State]] = OrderedDict()
+
+    @abstractmethod
+    def state_bytes(self, state: State) -> int:
+        """Return the memory that `state` holds."""
 
     def __len__(self) -> int:
         return len(self._prefixes)
 
+    @property
+    def held_bytes(self) -> int:
+        """The memory that all states hold."""
+        return sum(self.state_bytes(prefix.state) for prefix in self._prefixes.values())
+
     def clear(self) -> None:
         """Give the memory back."""
         self._prefixes.clear()
-        self._last = ()
+        self._heads.clear()
 
-    def find(self, token_ids: Sequence[int], compute: Callable[[int], State]) -> Prefix[State] | None:
-        """Return the prefix to begin `token_ids` with, or None; `compute` makes the state of so many first tokens."""
-        prefix = self._known(token_ids)
-        if prefix is not None:
-            self.saved_tokens += len(prefix.token_ids)
-            self._last = token_ids
-            return prefix
-        last, self._last = self._last, token_ids
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(token_ids, last, strict=False)))
-        # Image tokens are alike for every image: only text before the first one is the same in both prompts.
-        image_at = next((i for i, token in enumerate(token_ids) if token in self._image_token_ids), len(token_ids))
-        shared = min(shared, image_at, len(token_ids) - _LEFT_TOKENS)
-        if shared < _MIN_TOKENS:
-            return None
-        prefix = Prefix(token_ids=tuple(token_ids[:shared]), state=compute(shared))
+    def find(
+        self, token_ids: Sequence[int], compute: Callable[[int, Prefix[State] | None], State]
+    ) -> Prefix[State] | None:
+        """Return the prefix to begin `token_ids` with, or None.
+
+        `compute` makes the state of so many first tokens, going on from a prefix of them where one is known.
+        """
+        # Image tokens are alike for every image: only text before the first one is the same in two prompts.
+        head = list(takewhile(lambda token: token not in self._image_token_ids, token_ids))
+        most = min(len(head), len(token_ids) - _LEFT_TOKENS)
+        known = self._known(head, most)
+        known_tokens = 0 if known is None else len(known.token_ids)
+        self.saved_tokens += known_tokens
+        shared = min(most, max((_common(head, other) for other in self._heads), default=0))
+        self._heads.append(head)
+        if shared < known_tokens + _MIN_TOKENS:
+            return known
+        prefix = Prefix(token_ids=tuple(head[:shared]), state=compute(shared, known))
         self._prefixes[prefix.token_ids] = prefix
-        if len(self._prefixes) > _KEPT:
+        while len(self._prefixes) > _KEPT or (len(self._prefixes) > 1 and self.held_bytes > self.limit_bytes):
             self._prefixes.popitem(last=False)
         return prefix
 
-    def _known(self, token_ids: Sequence[int]) -> Prefix[State] | None:
+    def _known(self, head: list[int], most: int) -> Prefix[State] | None:
         # A prefix may be all of a shorter prompt: the first turn of the conversation that it was found in.
-        most = len(token_ids) - _LEFT_TOKENS
         known = [
             prefix
             for prefix in self._prefixes.values()
-            if len(prefix.token_ids) <= most and tuple(token_ids[: len(prefix.token_ids)]) == prefix.token_ids
+            if len(prefix.token_ids) <= most and tuple(head[: len(prefix.token_ids)]) == prefix.token_ids
         ]
         if not known:
             return None
@@ -89,17 +108,29 @@ class PrefixIndex(Generic[State]):
         return longest
 
 
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many first tokens are alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 class Prefixes(PrefixIndex[RowState]):
     """The prefixes of our own decode loop."""
+
+    def state_bytes(self, state: RowState) -> int:
+        """Sum up its arrays."""
+        return sum(array.nbytes for array in state.arrays())
 
     def begin(self, language: Language, token_ids: Sequence[int], inputs: Mapping[str, Any]) -> tuple[RowState, int]:
         """Return the state in which the prefill of a prompt begins, and the tokens that it holds already."""
 
-        def compute(length: int) -> RowState:
-            state = language.begin()
-            language.prefill(state, token_ids[:length], inputs, 0)
+        def compute(length: int, known: Prefix[RowState] | None) -> RowState:
+            state, start = _begun(language, known)
+            language.prefill(state, token_ids[:length], inputs, start)
             mx.eval(state.arrays())
             return state
 
-        prefix = self.find(token_ids, compute)
-        return (language.begin(), 0) if prefix is None else (prefix.state.copy(), len(prefix.token_ids))
+        return _begun(language, self.find(token_ids, compute))
+
+
+def _begun(language: Language, prefix: Prefix[RowState] | None) -> tuple[RowState, int]:
+    return (language.begin(), 0) if prefix is None else (prefix.state.copy(), len(prefix.token_ids))
