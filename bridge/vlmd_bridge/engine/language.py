@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm.models.cache import ArraysCache, KVCache
 
+from vlmd_bridge.engine.places import Places, Rectangle
 from vlmd_bridge.engine.slots import RowCache, SlotCache, Step, use_slots
 
 # Architectures for which the correctness gate compares this with rows alone.
@@ -54,6 +55,7 @@ class Language:
         self.plain = kinds == {KVCache}
         self._layers: list[Any] = [SlotCache() if isinstance(c, KVCache) else c for c in self._make_cache()]
         self._order: list[int] = []
+        self._places = Places()
         use_slots(language_model)
 
     def begin(self) -> RowState:
@@ -102,9 +104,13 @@ class Language:
     def join(self, slot: int, state: RowState) -> None:
         """Take a prefilled row into `slot`, which is free."""
         self._order.append(slot)
+        length = max((row.offset for row in state.layers if isinstance(row, RowCache)), default=0)
+        rectangle = self._places.join(slot, length)
         for layer, row in zip(self._layers, state.layers, strict=True):
             if isinstance(layer, SlotCache):
-                layer.join(slot, row.keys, row.values)
+                if rectangle is not None:
+                    layer.arrange(rectangle, like=(row.keys, row.values))
+                layer.join(self._places[slot], row.keys, row.values)
             elif len(self._order) == 1:
                 layer.cache = list(row.cache)
             else:
@@ -117,6 +123,7 @@ class Language:
         if not self._order:
             self.clear()
             return
+        self._arrange(self._places.leave(slot))
         if not self.plain:
             kept = mx.array([i for i in range(len(self._order) + 1) if i != at])
             for layer in self._layers:
@@ -129,7 +136,8 @@ class Language:
         Each of `rows` is (slot, length before, number of tokens, distance of its positions from the lengths), all
         that have joined, in that order. With `every`, the logits behind all tokens.
         """
-        step = Step.of([(slot, before, count) for slot, before, count, _ in rows])
+        self._arrange(self._places.grow((slot, before + count) for slot, before, count, _ in rows))
+        step = Step.of([(self._places[slot], before, count) for slot, before, count, _ in rows])
         positions = np.concatenate(
             [np.arange(before + delta, before + delta + count, dtype=np.int32) for _, before, count, delta in rows]
         )
@@ -145,6 +153,11 @@ class Language:
         logits: mx.array = self._head(hidden)
         return logits
 
+    @property
+    def held_tokens(self) -> int:
+        """Tokens of rows that there is memory for."""
+        return self._places.held_tokens
+
     def states(self) -> list[mx.array]:
         """Return the recurrent states, which a step's tokens do not depend on."""
         return [state for layer in self._layers if not isinstance(layer, SlotCache) for state in layer.cache]
@@ -152,11 +165,17 @@ class Language:
     def clear(self) -> None:
         """Give the memory of all rows back."""
         self._order.clear()
+        self._places.clear()
         for layer in self._layers:
             if isinstance(layer, SlotCache):
                 layer.clear()
             else:
                 layer.cache = [None] * len(layer.cache)
+
+    def _arrange(self, rectangle: Rectangle | None) -> None:
+        for layer in self._layers:
+            if rectangle is not None and isinstance(layer, SlotCache):
+                layer.arrange(rectangle)
 
 
 def rope_delta(inputs: Mapping[str, Any]) -> int:

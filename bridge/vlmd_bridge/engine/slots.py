@@ -2,7 +2,7 @@
 
 Rows need no padding to a common end, so that one may append several tokens while another appends one: the linear
 layers of a step see exactly the tokens that are new, whosever they are. Joining writes one row's keys and values,
-leaving writes nothing.
+leaving writes nothing; `Places` says when the arrays are made anew.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 from mlx_vlm.models.cache import KVCache
 from numpy.typing import NDArray
 
-# Tokens by which the room of all slots grows: rows of one job are of similar length, and growing copies everything.
-_STEP_TOKENS = 256
+from vlmd_bridge.engine.places import Rectangle
 
 # The name by which mlx-vlm's models call attention.
 _ATTENTION = "scaled_dot_product_attention"
@@ -26,7 +25,7 @@ _ATTENTION = "scaled_dot_product_attention"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """Where the new tokens of one step belong, for every layer alike.
+    """Where the new tokens of one step belong, for every layer alike. Slots are told by their place in the arrays.
 
     Attributes:
         rows: slot of each token, [tokens].
@@ -106,10 +105,20 @@ class SlotCache:
         assert self.step is not None
         return self.step.mask
 
-    def join(self, slot: int, keys: mx.array, values: mx.array) -> None:
-        """Write the keys and values of a prefilled row, [1, heads, tokens, size], into `slot`."""
-        self._keys = _joined(self._keys, slot, keys)
-        self._values = _joined(self._values, slot, values)
+    def arrange(self, rectangle: Rectangle, like: tuple[mx.array, mx.array] | None = None) -> None:
+        """Make the arrays anew as `rectangle` says; where there are none yet, for rows `like` these."""
+        if self._keys is None or self._values is None:
+            assert like is not None
+            self._keys, self._values = (_arranged(array[:0], rectangle) for array in like)
+        else:
+            self._keys, self._values = _arranged(self._keys, rectangle), _arranged(self._values, rectangle)
+
+    def join(self, place: int, keys: mx.array, values: mx.array) -> None:
+        """Write the keys and values of a prefilled row, [1, heads, tokens, size], where there is room for them."""
+        assert self._keys is not None and self._values is not None
+        length = keys.shape[2]
+        self._keys[place : place + 1, :, :length] = keys
+        self._values[place : place + 1, :, :length] = values
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Write the step's keys and values, and return those of all slots.
@@ -118,8 +127,6 @@ class SlotCache:
         """
         step = self.step
         assert step is not None and self._keys is not None and self._values is not None
-        self._keys = _grown(self._keys, step.slots, step.length)
-        self._values = _grown(self._values, step.slots, step.length)
         self._keys[step.rows, :, step.ends] = _by_token(keys)
         self._values[step.rows, :, step.ends] = _by_token(values)
         return self._keys[: step.slots, :, : step.length], self._values[: step.slots, :, : step.length]
@@ -204,24 +211,12 @@ def _by_token(array: mx.array) -> mx.array:
     return array[0].swapaxes(0, 1) if array.shape[0] == 1 else array[:, :, 0]
 
 
-def _joined(slots: mx.array | None, slot: int, row: mx.array) -> mx.array:
-    length = row.shape[2]
-    if slots is None:
-        slots = mx.zeros((1, row.shape[1], _rounded(length + 1), row.shape[3]), dtype=row.dtype)
-    slots = _grown(slots, slot + 1, length + 1)
-    slots[slot : slot + 1, :, :length] = row
-    return slots
-
-
-def _grown(slots: mx.array, count: int, length: int) -> mx.array:
-    """Return `slots` with room for `count` rows of `length` tokens."""
-    have, _, room, _ = slots.shape
-    if count <= have and length <= room:
-        return slots
-    # Slots in powers of two: rows join one by one.
-    more = max(have, 1 << (count - 1).bit_length()) - have if count > have else 0
-    return mx.pad(slots, [(0, more), (0, 0), (0, max(0, _rounded(length) - room)), (0, 0)])
-
-
-def _rounded(length: int) -> int:
-    return -(-length // _STEP_TOKENS) * _STEP_TOKENS
+def _arranged(array: mx.array, rectangle: Rectangle) -> mx.array:
+    kept, room = len(rectangle.kept), min(array.shape[2], rectangle.room)
+    # Zeros and not what lay there: attention multiplies what is masked by 0. A view would hold the old array.
+    anew = mx.zeros((rectangle.count, array.shape[1], rectangle.room, array.shape[3]), dtype=array.dtype)
+    if kept:
+        in_order = rectangle.kept == tuple(range(kept))
+        rows = array[:kept] if in_order else array[mx.array(rectangle.kept)]
+        anew[:kept, :, :room] = rows[:, :, :room]
+    return anew
