@@ -6,7 +6,12 @@ import pytest
 
 from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, vision_backend
+from vlmd_bridge.engine import memory
 from vlmd_bridge.engine import width as width_module
+from vlmd_bridge.engine.batch import FRONT_SLOTS
+from vlmd_bridge.engine.language import Language
+from vlmd_bridge.engine.memory import MemoryBudget
+from vlmd_bridge.engine.slots import RowCache
 from vlmd_bridge.engine.width import DEFAULT_WIDTH, _smallest
 
 
@@ -35,18 +40,29 @@ def test_width_is_measured_at_load(
         assert backend.batch.ordinary_width == backend.info.width == DEFAULT_WIDTH
     with vision_backend(tiny_path("qwen3_5"), Pictures(), width=3) as backend:
         assert backend.batch.ordinary_width == backend.info.width == 3
-    # Room for two long rows beside the weights.
-    weight_bytes, row_bytes = backend.info.weight_bytes, _row_bytes(backend._language)
-    monkeypatch.setattr(width_module, "_memory_bytes", lambda: weight_bytes + 5 * row_bytes)
+    # Memory for two counted rows, and for those in front besides.
+    row_bytes = _row_bytes(backend._language)
+    wanted = (2 + FRONT_SLOTS) * row_bytes + row_bytes // 2
+    monkeypatch.setattr(memory, "_free_bytes", lambda weight_bytes: int(wanted / memory._ROWS_SHARE))
     with vision_backend(tiny_path("qwen3_5"), Pictures(), width=0) as backend:
         assert backend.info.width <= 2
 
 
-def _row_bytes(language: object) -> int:
-    from vlmd_bridge.engine.language import Language
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen3_5"])
+def test_a_tokens_bytes_are_those_of_the_configuration(name: str, tiny_path: TinyPath) -> None:
+    with vision_backend(tiny_path(name), Pictures()) as backend:
+        language = backend._language
+        assert language is not None
+        state = language.begin()
+        language.prefill(state, [0] * width_module._ROW_TOKENS, width_module._blank(language), 0)
+        growing = sum(array.nbytes for layer in state.layers if isinstance(layer, RowCache) for array in layer.state)
+        assert MemoryBudget.of(backend.info).token_bytes == growing // width_module._ROW_TOKENS
 
-    assert isinstance(language, Language)
+
+def _row_bytes(language: Language | None) -> int:
+    assert language is not None
     state = language.begin()
     tokens = width_module._ROW_TOKENS
     language.prefill(state, [0] * tokens, width_module._blank(language), 0)
-    return sum(array.nbytes for array in state.arrays()) * width_module._LONG_ROW_TOKENS // tokens
+    return sum(array.nbytes for array in state.arrays()) * width_module._COUNTED_ROW_TOKENS // tokens

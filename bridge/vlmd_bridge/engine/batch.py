@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections import deque
@@ -38,6 +39,11 @@ class Prompt:
     max_tokens: int
     text: TextStream
     answer: Answer
+
+    @property
+    def longest(self) -> int:
+        """Tokens that its row may come to hold."""
+        return len(self.token_ids) + self.max_tokens
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,11 +113,14 @@ class Batch:
 
     Attributes:
         ordinary_width: rows that run together where none is in front. Changed only while no row runs.
+        held_tokens: bound of the rows that run together times the longest that any of them may become: generators hold
+            the longest row's room for each. A row that would exceed it beside others waits until it does not.
     """
 
     def __init__(self, make_generator: Callable[[Batch], Generator], *, width: int, sampler: BatchSampler) -> None:
         self._make_generator = make_generator
         self.ordinary_width = width
+        self.held_tokens = math.inf
         self.sampler = sampler
         self._waiting: deque[Row] = deque()
         self._running: dict[int, Row] = {}
@@ -191,22 +200,35 @@ class Batch:
         for _ in range(self._open().room()):
             if not self._may_admit():
                 break
-            row = self._waiting.popleft()
+            row = self._waiting[0]
             row.admitted_s = time.monotonic()
-            try:
-                row.prompt = row.prepare()
-            except SequenceError as error:
-                row.error = error
-            except Exception as error:  # noqa: BLE001 - boundary: nothing of it is in the generator yet
-                traceback.print_exc()
-                row.error = SequenceError("worker_error", f"its prompt cannot be made: {type(error).__name__}: {error}")
-            if row.error is not None:
+            if row.prompt is None:
+                self._make_prompt(row)
+            if row.prompt is not None and not self._holds(row.prompt):
+                break
+            self._waiting.popleft()
+            if row.prompt is None:
                 failed.append(row)
                 continue
-            assert row.prompt is not None
             row.uid = self._open().insert(row.prompt)
             self._running[row.uid] = row
         return failed
+
+    @staticmethod
+    def _make_prompt(row: Row) -> None:
+        """Set the prompt of `row`, or its error."""
+        try:
+            row.prompt = row.prepare()
+        except SequenceError as error:
+            row.error = error
+        except Exception as error:  # noqa: BLE001 - boundary: nothing of it is in the generator yet
+            traceback.print_exc()
+            row.error = SequenceError("worker_error", f"its prompt cannot be made: {type(error).__name__}: {error}")
+
+    def _holds(self, prompt: Prompt) -> bool:
+        """Whether there is memory for `prompt` beside the rows that run; alone, it always runs."""
+        running = [row.prompt.longest for row in self._running.values() if row.prompt is not None]
+        return not running or (len(running) + 1) * max(*running, prompt.longest) <= self.held_tokens
 
     def _may_admit(self) -> bool:
         """Whether the first row that waits may join those that run."""

@@ -19,6 +19,7 @@ from vlmd_bridge.engine.batch import Batch, Prompt, Row
 from vlmd_bridge.engine.control import Budget, Grammar, RowControl, Thinking
 from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
 from vlmd_bridge.engine.grammar import Grammars
+from vlmd_bridge.engine.memory import MemoryBudget
 from vlmd_bridge.engine.output import THINK_OPEN, Answer
 from vlmd_bridge.engine.platform import Blas, log
 from vlmd_bridge.engine.template import ChatTemplate
@@ -144,6 +145,13 @@ class ModelBackend(ABC):
             raise LoadError("model_load_failed", f"{self.info.path} does not run: {events[0].error}")
         self.batch.close()
         self._prompt_tokens = self._completion_tokens = 0
+
+    def _bound_memory(self) -> MemoryBudget:
+        """Bound what rows that run together hold by the memory that is free now."""
+        memory = MemoryBudget.of(self.info)
+        if memory.token_bytes:
+            self.batch.held_tokens = memory.rows_bytes // memory.token_bytes
+        return memory
 
     def _loaded(self, began_s: float) -> None:
         self.info = msgspec.structs.replace(self.info, load_s=time.monotonic() - began_s)

@@ -106,6 +106,7 @@ class TextBackend(ModelBackend):
         )
         backend = cls(checkpoint, info, switches=Switches.without(configure.off), trace=trace)
         backend._warm_up(Start(seq=-1, parts=(Text(text="Hello"),), max_tokens=2))
+        backend._bound_memory()
         backend._loaded(began_s)
         return backend
 

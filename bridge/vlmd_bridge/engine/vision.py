@@ -110,8 +110,11 @@ class VisionBackend(ModelBackend):
         )
         backend = cls(checkpoint, arena, info, switches=switches, trace=trace)
         backend._warm_up(_warm_up_start(checkpoint.image_spec))
+        memory = backend._bound_memory()
+        if backend.prefixes is not None:
+            backend.prefixes.limit_bytes = memory.prefixes_bytes
         if switches.measured_width and not configure.width:
-            backend._measure_width()
+            backend._measure_width(memory.rows_bytes)
         backend._loaded(began_s)
         return backend
 
@@ -135,10 +138,10 @@ class VisionBackend(ModelBackend):
         self.prompts.drop_all()
         super().close()
 
-    def _measure_width(self) -> None:
+    def _measure_width(self, rows_bytes: int) -> None:
         if self._language is None:
             return
-        width, steps_s = choose_width(self._language, self.info.weight_bytes)
+        width, steps_s = choose_width(self._language, rows_bytes)
         self.info = msgspec.structs.replace(self.info, width=width)
         self.batch.ordinary_width = width
         curve = ", ".join(f"{rows}: {step_s * 1e3:.1f} ms" for rows, step_s in steps_s.items())

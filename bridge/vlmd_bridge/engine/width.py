@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import mlx.core as mx
 
+from vlmd_bridge.engine.batch import FRONT_SLOTS
 from vlmd_bridge.engine.language import Language
-from vlmd_bridge.machine import memory_bytes
 
 # What stands where nothing is measured; docs/engine.md has the figures.
 DEFAULT_WIDTH = 8
@@ -29,21 +29,22 @@ _TIME_LIMIT_S = 1.5
 # The widest batch whose throughput is worth its longer steps: one within this of the best.
 _TOLERANCE = 0.05
 
-# Rows of so many tokens may take this share of the memory that weights leave: a conversation, or a long prompt of
-# several pictures, in every row.
-_LONG_ROW_TOKENS = 4096
-_MEMORY_SHARE = 0.5
+# There is memory for so many tokens in each row: a frame, and a few turns about it. Longer rows wait for each other.
+_COUNTED_ROW_TOKENS = 1024
 
 
-def choose_width(language: Language, weight_bytes: int) -> tuple[int, dict[int, float]]:
-    """Return the smallest width within 5 % of the best throughput, and the seconds of a step by width."""
+def choose_width(language: Language, rows_bytes: int) -> tuple[int, dict[int, float]]:
+    """Return the smallest width within 5 % of the best throughput, and the seconds of a step by width.
+
+    `rows_bytes` is for the states of all rows, those in front too.
+    """
     state = language.begin()
     began_s = time.monotonic()
     language.prefill(state, [0] * _ROW_TOKENS, _blank(language), 0)
     arrays = state.arrays()
     mx.eval(arrays)
-    row_bytes = sum(array.nbytes for array in arrays) * _LONG_ROW_TOKENS // _ROW_TOKENS
-    widest = max(1, int((_memory_bytes() - weight_bytes) * _MEMORY_SHARE / row_bytes))
+    row_bytes = sum(array.nbytes for array in arrays) * _COUNTED_ROW_TOKENS // _ROW_TOKENS
+    widest = max(1, rows_bytes // row_bytes - FRONT_SLOTS)
     steps_s: dict[int, float] = {}
     joined = 0
     for width in _WIDTHS:
@@ -80,8 +81,3 @@ def _step_s(language: Language, width: int, nth: int) -> float:
     logits = language.decode(tokens, [(slot, _ROW_TOKENS + nth, 1, 0) for slot in range(width)])
     mx.eval(mx.argmax(logits, axis=-1), language.states())
     return clock() - began_s
-
-
-def _memory_bytes() -> int:
-    working_set = mx.device_info().get("max_recommended_working_set_size")
-    return int(working_set) if working_set else memory_bytes()

@@ -73,8 +73,23 @@ def probe_model(path: Path) -> ProbedModel:
         quantization=_quantization(config, text),
         weight_bytes=weights.total_bytes,
         context_tokens=_first_int(text, "max_position_embeddings", "max_sequence_length", "seq_length"),
-        kv_bytes_per_token=_kv_bytes_per_token(text, 4 if dtype == "float32" else 2),
+        kv_bytes_per_token=kv_bytes_per_token(config, 4 if dtype == "float32" else 2),
     )
+
+
+def kv_bytes_per_token(config: Mapping[str, Any], element_bytes: int) -> int:
+    """Return the bytes by which the caches of a model grow with a token, 0 where `config` does not say."""
+    text = _text_config(config)
+    layers = _first_int(text, "num_hidden_layers")
+    heads = _first_int(text, "num_attention_heads")
+    head_dim = _first_int(text, "head_dim") or _first_int(text, "hidden_size") // max(1, heads)
+    layer_types = text.get("layer_types")
+    interval = _first_int(text, "full_attention_interval")
+    if isinstance(layer_types, list):
+        layers = layer_types.count("full_attention")
+    elif interval:
+        layers //= interval  # the others are linear attention, with a state of fixed size
+    return 2 * layers * (_first_int(text, "num_key_value_heads") or heads) * head_dim * element_bytes
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -174,19 +189,6 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str | N
     if isinstance(found.get("bits"), int):
         return f"{found['bits']}-bit"
     return str(found.get("quant_method") or "unknown")
-
-
-def _kv_bytes_per_token(text: Mapping[str, Any], element_bytes: int) -> int:
-    layers = _first_int(text, "num_hidden_layers")
-    heads = _first_int(text, "num_attention_heads")
-    head_dim = _first_int(text, "head_dim") or _first_int(text, "hidden_size") // max(1, heads)
-    layer_types = text.get("layer_types")
-    interval = _first_int(text, "full_attention_interval")
-    if isinstance(layer_types, list):
-        layers = layer_types.count("full_attention")
-    elif interval:
-        layers //= interval  # the others are linear attention, with a state of fixed size
-    return 2 * layers * (_first_int(text, "num_key_value_heads") or heads) * head_dim * element_bytes
 
 
 def _first_int(config: Mapping[str, Any], *names: str) -> int:
