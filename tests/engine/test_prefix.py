@@ -88,6 +88,30 @@ def test_the_same_prompt_again(tiny_path: TinyPath, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("off", [(), ("own_decode",)], ids=["own_decode", "mlx_vlm"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_vl", "qwen3_5"])
+def test_a_prefix_goes_on_from_a_shorter_one(
+    name: str, off: tuple[str, ...], tiny_path: TinyPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs that begin alike and take turns."""
+    pictures = Pictures()
+    with vision_backend(tiny_path(name), pictures, trace=True, off=off) as backend:
+        side = 84 if name == "qwen2_5_vl" else 96
+        starts = [
+            ask(seq, INSTRUCTIONS, f"{'ab'[seq % 2]} and so on, " * 12, pictures.random(seq, side, side), max_tokens=8)
+            for seq in range(6)
+        ]
+        prefixes = backend.prefixes
+        assert prefixes is not None
+        shared = [logprobs(backend, start, monkeypatch) for start in starts]
+        short, *longer = sorted(len(token_ids) for token_ids in prefixes._prefixes)
+        assert len(longer) == 2 and prefixes.saved_tokens == 2 * short + sum(longer)
+        backend.batch.close()
+        backend.prefixes = None
+        for start, got in zip(starts, shared, strict=True):
+            assert np.allclose(got, logprobs(backend, start, monkeypatch), atol=1e-3)
+
+
+@pytest.mark.parametrize("off", [(), ("own_decode",)], ids=["own_decode", "mlx_vlm"])
 def test_a_prompt_that_a_conversation_began_with(off: tuple[str, ...]) -> None:
     """What the first prompt and the next turn share is the whole first prompt; asked again, something is left of it."""
     first = ask(1, INSTRUCTIONS * 2, max_tokens=4)
