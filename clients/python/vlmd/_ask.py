@@ -76,8 +76,9 @@ class Ask:
         Another thread or task that waits in `next` gets `CancelledError_`: a button that stops it is on another one.
         """
         self._left = True
-        if self._link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
-            self._link.cancel(self._request_id)
+        link = self._link  # which who waits on another thread may forget meanwhile
+        if link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
+            link.cancel(self._request_id)
             self._box.put(Refused(self._request_id, left_error()))
 
     def violated(self, error: ProtocolError) -> ProtocolError:
@@ -91,6 +92,8 @@ class Ask:
             return event
         link = self._link
         if link is None:
+            if self._left:  # while it slept, before another try
+                raise left_error()
             link = await self._core.link()
             self._request_id = link.post(self._method, self._params, self._box)
             self._link = link

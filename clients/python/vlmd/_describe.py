@@ -66,11 +66,13 @@ class DescribeRun(Generic[Value_co]):
         try:
             batch = await self._next()
         except BaseException as error:
-            if self._left and isinstance(error, CancelledError_):
-                return None  # it was left meanwhile, by another thread or task
-            self.leave()
+            left = self._left
+            self.leave()  # again, if another thread or task did: it did not see what was asked after that
+            if left and isinstance(error, CancelledError_):
+                return None
             raise
-        self._over = batch is None or batch.done
+        if batch is None or batch.done:
+            self._over = True
         if batch is not None and self._on_progress is not None:
             self._on_progress(batch.progress)
         return batch
@@ -78,15 +80,17 @@ class DescribeRun(Generic[Value_co]):
     def leave(self) -> None:
         """End the job; what is under way is cancelled on the daemon. Neither blocks nor raises."""
         self._over = self._left = True
-        if self._link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
+        link = self._link  # which who waits on another thread may forget meanwhile
+        if link is not None and not self._core.forked:  # in a child, a lock may be held by nobody
             for request_id in self._job.under_way:
-                self._link.cancel(request_id)
+                link.cancel(request_id)
             self._box.put(Refused(0, left_error()))  # wakes who waits on another thread; no request has this id
 
     async def _next(self) -> Batch[Value_co] | None:
         job = self._job
         self._patience.begin()
         while True:
+            self._check_left()
             await self._pull()
             if (link := self._core.current_link()) is not None and link is self._link and link.lost is None:
                 await self._ask_ahead(link)
@@ -115,13 +119,26 @@ class DescribeRun(Generic[Value_co]):
         """Ask for the next chunk while batches of this one are still to be read."""
         try:
             self._ask(link)
-        except VlmdError:
+        except VlmdError as error:
+            if error is not link.lost:
+                raise
             return  # it was lost this moment: the box says so, after what came before
         await link.flush(self._runtime.now_s() + _FLUSH_AHEAD_S)
 
     def _ask(self, link: Link) -> None:
         for at in self._job.unasked():
+            self._check_left()
             self._job.asked(at, link.post("describe_images", self._job.params(at), self._box))
+        self._check_left()  # `leave` sees what is under way, or is seen here
+
+    def _check_left(self) -> None:
+        """Go no further for nobody.
+
+        Raises:
+            CancelledError_: it was left, by another thread or task, while this one connected, slept or took frames.
+        """
+        if self._left:
+            raise left_error()
 
     async def _listen(self) -> None:
         """Wait for one event of this job, on a connection that is made again if it was lost."""

@@ -145,7 +145,8 @@ class DescribeJob(Generic[Value_co]):
     @property
     def under_way(self) -> list[int]:
         """Ids of the requests under way."""
-        return [chunk.request_id for chunk in self._chunks if chunk.request_id is not None]
+        chunks = tuple(self._chunks)  # at once: who leaves a job looks from another thread
+        return [chunk.request_id for chunk in chunks if chunk.request_id is not None]
 
     def receive(self, line: Batched) -> None:
         """Take a line.
