@@ -14,6 +14,7 @@ import pytest
 import vlmd
 from tests.client.conftest import wait_until
 from tests.support.fake_server import Conversation, FakeServer, Message, batch_lines, hello_then, obedient
+from vlmd_protocol.limits import MAX_FRAME_BYTES
 
 Serve = Callable[..., FakeServer]
 
@@ -366,3 +367,17 @@ def test_a_busy_daemon_is_asked_again_when_it_says(serve: Serve, client: vlmd.Cl
 
     serve(hello_then(busy_twice))
     assert len(client.describe_all(["/a.png", "/b.png"])) == 2
+
+
+@pytest.mark.parametrize("method", ["describe", "generate"])
+def test_a_request_that_no_daemon_takes_ends_no_other(serve: Serve, client: vlmd.Client, method: str) -> None:
+    server = serve()
+    others = client.describe([f"/{at}.png" for at in range(12)])
+    next(others)
+    huge = "p" * MAX_FRAME_BYTES
+    with pytest.raises(vlmd.InvalidRequestError, match="Send fewer images, or less text") as caught:
+        client.describe_all(["/a.png"], prompt=huge) if method == "describe" else client.generate(huge).text()
+    assert caught.value.code == "frame_too_large"
+    assert len(list(others)) == 2
+    assert server.methods() == ["describe_images"]
+    assert server.connections == 1

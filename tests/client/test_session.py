@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.fake_server import USAGE, batch_lines, generate_lines, hello_result
 from vlmd._session import Answered, Batched, Broken, ClientSession, Event, Generated, News, Piece, Refused
 from vlmd_protocol.errors import BusyError, InvalidRequestError, ProtocolError, RequestError
+from vlmd_protocol.limits import MAX_FRAME_BYTES
 from vlmd_protocol.messages import DescribeParams, ImageRef, NoParams
 
 
@@ -163,3 +164,19 @@ def test_a_path_that_is_no_utf8_is_sent_as_json() -> None:
     made = ClientSession()
     images = [ImageRef(image_path="/caf\udce9.png", index=0)]
     assert json.loads(made.request("describe_images", DescribeParams(images=images))[1])["id"] == 1
+
+
+def test_a_request_of_the_most_bytes_is_made_and_one_of_more_is_not() -> None:
+    made = ClientSession()
+    images = [ImageRef(image_path="/a.png", index=0)]
+    spare = MAX_FRAME_BYTES + 1 - len(ClientSession().request("describe_images", params_with(images, 0))[1])
+    with pytest.raises(InvalidRequestError, match=f"has {MAX_FRAME_BYTES + 1} bytes; the daemon takes") as caught:
+        made.request("describe_images", params_with(images, spare + 1))
+    assert caught.value.code == "frame_too_large"
+    assert not made.pending
+    request_id, longest = made.request("describe_images", params_with(images, spare))
+    assert (request_id, len(longest)) == (1, MAX_FRAME_BYTES + 1)
+
+
+def params_with(images: list[ImageRef], prompt_chars: int) -> DescribeParams:
+    return DescribeParams(images=images, prompt="p" * prompt_chars)

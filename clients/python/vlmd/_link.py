@@ -98,7 +98,8 @@ class Link:
         """Queue a request whose events go to `box`, and return its id. `flush` sends what does not go out at once.
 
         Raises:
-            VlmdError: the connection is lost.
+            InvalidRequestError: it is too large for any daemon.
+            VlmdError: the connection is lost; it is `lost`.
         """
         with self._lock:
             if self.lost is not None:

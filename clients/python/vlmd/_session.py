@@ -9,7 +9,14 @@ from typing import TypeAlias
 import msgspec
 
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder, Malformed, decode_reply, encode_line
-from vlmd_protocol.errors import ProtocolError, RequestError, VlmdError, error_from_code, shorten
+from vlmd_protocol.errors import (
+    InvalidRequestError,
+    ProtocolError,
+    RequestError,
+    VlmdError,
+    error_from_code,
+    shorten,
+)
 from vlmd_protocol.limits import MAX_FRAME_BYTES
 from vlmd_protocol.messages import CancelParams, FrameResult, Progress, Reply, Request, Usage, Wire
 
@@ -104,7 +111,11 @@ class ClientSession:
         return frozenset(self._pending)
 
     def request(self, method: str, params: Wire) -> tuple[int, bytes]:
-        """Return the id and the line of a new request."""
+        """Return the id and the line of a new request.
+
+        Raises:
+            InvalidRequestError: the line is over what a daemon takes. It would end every request of the connection.
+        """
         request_id, line = self._line(method, params)
         self._pending.add(request_id)
         return request_id, line
@@ -129,9 +140,13 @@ class ClientSession:
 
     def _line(self, method: str, params: Wire) -> tuple[int, bytes]:
         request_id = self._next_id
-        self._next_id += 1
         raw = msgspec.Raw(encode_line(params).rstrip(b"\n"))
-        return request_id, encode_line(Request(id=request_id, method=method, params=raw))
+        line = encode_line(Request(id=request_id, method=method, params=raw))
+        if (size := len(line) - len(b"\n")) > MAX_FRAME_BYTES:
+            why = f"The request has {size} bytes; the daemon takes {MAX_FRAME_BYTES}. Send fewer images, or less text."
+            raise InvalidRequestError(why, code="frame_too_large")
+        self._next_id += 1
+        return request_id, line
 
     def _receive_line(self, line: bytes) -> Iterator[Event]:
         try:
