@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -13,6 +13,8 @@ import pytest
 import vlmd
 from tests.client.conftest import wait_until
 from tests.support.fake_server import Conversation, FakeServer, batch_lines, hello_then, obedient
+from vlmd._blocking import BlockingSignal
+from vlmd._clock import AwakeClock
 
 Serve = Callable[..., FakeServer]
 IMAGES = [f"/{at}.png" for at in range(12)]
@@ -73,6 +75,67 @@ def test_the_callers_own_time_does_not_count(serve: Serve, folder: Path) -> None
     with vlmd.Client(socket=folder / "s", start=False) as client:
         for _ in client.describe(IMAGES, timeouts=vlmd.Timeouts(between_batches_s=0.1)):
             time.sleep(0.15)
+
+
+class SlowSource:
+    """Frames that take minutes, of a clock that goes on only then."""
+
+    def __init__(self, runtime: object, slow: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slow_s = 0.0
+        self._slow = slow
+        monkeypatch.setattr(runtime, "_clock", AwakeClock(lambda: time.monotonic() + self.slow_s))
+
+    def frames(self, count: int) -> Iterator[str]:
+        for at in range(count):
+            if self._slow(at):
+                self.slow_s += 1000
+            yield f"/{at}.png"
+
+    async def frames_async(self, count: int) -> AsyncIterator[str]:
+        for frame in self.frames(count):
+            yield frame
+
+
+def test_the_time_of_the_callers_iterable_is_no_silence(
+    serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    with vlmd.Client(socket=folder / "s", start=False) as client:
+        source = SlowSource(client._core.runtime, lambda _: True, monkeypatch)
+        assert len(client.describe_all(source.frames(12), timeouts=vlmd.Timeouts(total_s=20_000))) == 12
+        with pytest.raises(vlmd.DeadlineError) as caught:
+            client.describe_all(source.frames(12), timeouts=vlmd.Timeouts(total_s=5_000))
+        assert caught.value.phase == "total"
+
+
+def test_nor_is_it_while_frames_are_under_way(serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Frames for a second request are taken after 128 of the first; what is left of both comes when it is waited for.
+    waits = threading.Event()
+    serve(obedient(before_batch=lambda line: (line["results"][0]["index"] >= 128 and waits.wait(10), None)[1]))
+    with vlmd.Client(socket=folder / "s", start=False) as client:
+        source = SlowSource(client._core.runtime, lambda at: at == 300, monkeypatch)
+        wait = BlockingSignal.wait
+
+        async def noted(signal: BlockingSignal, until_s: float | None) -> None:
+            if source.slow_s:
+                waits.set()
+            await wait(signal, until_s)
+
+        monkeypatch.setattr(BlockingSignal, "wait", noted)
+        assert len(client.describe_all(source.frames(400))) == 400
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_nor_is_it_for_the_async_client(
+    serve: Serve, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    serve()
+    async with vlmd.AsyncClient(socket=folder / "s", start=False) as client:
+        await client.hello()
+        source = SlowSource(client._core.runtime, lambda at: at % 40 == 0, monkeypatch)
+        images = source.frames(400) if kind == "sync" else source.frames_async(400)
+        assert len(await client.describe_all(images)) == 400
 
 
 def test_ping_has_its_own(serve: Serve, folder: Path) -> None:

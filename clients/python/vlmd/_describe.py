@@ -104,6 +104,7 @@ class DescribeRun(Generic[Value_co]):
     async def _pull(self) -> None:
         """Take from the caller's iterable what the job wants of it now."""
         job, source = self._job, self._source
+        began_s = self._runtime.now_s()
         if job.wants_chunk:
             job.add(await source.take(job.chunk_frames, job.batch_size))
             job.live = source.live
@@ -114,6 +115,7 @@ class DescribeRun(Generic[Value_co]):
                 job.end_input()
             else:
                 job.note_more()
+        self._patience.leave_out(self._runtime.now_s() - began_s)
 
     async def _ask_ahead(self, link: Link) -> None:
         """Ask for the next chunk while batches of this one are still to be read."""

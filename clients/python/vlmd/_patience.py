@@ -46,6 +46,10 @@ class Patience:
         if self._total_until_s is None and self._timeouts.total_s is not None:
             self._total_until_s = self._heard_s + self._timeouts.total_s
 
+    def leave_out(self, seconds: float) -> None:
+        """Do not count what the caller's iterable took, but in the whole job's time: it is no silence of a daemon."""
+        self._heard_s += seconds
+
     def note_asked(self) -> None:
         """Note that a daemon was asked, the first or another one."""
         self._heard_piece = False

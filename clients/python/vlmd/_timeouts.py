@@ -14,7 +14,7 @@ class Timeouts:
         start_s: from spawning a daemon until it is bound; starts again when it reports progress.
         first_byte_s: from asking until a job's first batch, text or count; starts again while a model loads.
         between_batches_s: from one batch of a job to the next; the time between two calls of the iterator is not
-            counted.
+            counted, nor that which the caller's iterable takes for frames.
         between_deltas_s: from one piece of a generated text to the next, counted the same way.
         total_s: for a whole job, the caller's own time included.
     """
