@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,8 +13,8 @@ import anyio
 import pytest
 
 import vlmd
-from tests.client.conftest import wait_until
-from tests.support.fake_server import Conversation, FakeServer, batch_lines, hello_then, obedient
+from tests.client.conftest import COMMAND, Journal, is_gone, wait_until
+from tests.support.fake_server import Conversation, FakeServer, batch_lines, hello_result, hello_then, obedient
 from vlmd._blocking import BlockingSignal
 from vlmd._clock import AwakeClock
 
@@ -68,6 +70,92 @@ def test_load_progress_starts_the_first_deadline_again(serve: Serve, folder: Pat
         started = time.monotonic()
         assert len(client.describe_all(IMAGES, timeouts=vlmd.Timeouts(first_byte_s=0.2))) == 12
         assert time.monotonic() - started > 0.4
+
+
+def total_of(client: vlmd.Client, method: str, total_s: float = 0.2) -> str:
+    """Return which deadline a job with `total_s` passes."""
+    timeouts = vlmd.Timeouts(total_s=total_s)
+    with pytest.raises(vlmd.DeadlineError) as caught:
+        if method == "describe":
+            client.describe_all(IMAGES, timeouts=timeouts)
+        else:
+            client.generate("p", timeouts=timeouts).text()
+    return caught.value.phase
+
+
+# Of a daemon that never says that it is bound.
+NO_START = vlmd.Timeouts(start_s=4)
+
+
+@pytest.mark.parametrize("method", ["describe", "generate"])
+def test_the_whole_job_waits_no_longer_for_a_start(journal: Journal, method: str) -> None:
+    journal.faults(mute=True)
+    with vlmd.Client(command=COMMAND, timeouts=NO_START) as client:
+        assert total_of(client, method) == "total"
+
+
+@pytest.mark.anyio
+async def test_nor_does_that_of_the_async_client(journal: Journal) -> None:
+    journal.faults(mute=True)
+    async with vlmd.AsyncClient(command=COMMAND, timeouts=NO_START) as client:
+        with pytest.raises(vlmd.DeadlineError) as caught:
+            await client.describe_all(IMAGES, timeouts=vlmd.Timeouts(total_s=0.2))
+        assert caught.value.phase == "total"
+
+
+def test_nor_for_that_of_a_shared_daemon(journal: Journal, folder: Path) -> None:
+    journal.faults(mute=True)
+    with vlmd.Client(socket=folder / "s", command=COMMAND, timeouts=NO_START) as client:
+        phase = total_of(client, "describe")
+        wait_until(lambda: len(journal.pids) == 1)
+        os.kill(journal.pids[0], signal.SIGKILL)
+        assert phase == "total"
+
+
+def test_the_start_goes_on_for_the_next_call(journal: Journal) -> None:
+    journal.faults(loading=1)
+    with vlmd.Client(command=COMMAND) as client:
+        assert total_of(client, "describe") == "total"
+        assert client.ping().state == "ready"
+    assert len(journal.pids) == 1
+
+
+def test_a_start_that_hangs_is_ended_though_nobody_waits_that_long(journal: Journal) -> None:
+    journal.faults(mute=True)
+    with vlmd.Client(command=COMMAND, timeouts=vlmd.Timeouts(start_s=0.5)) as client:
+        total_of(client, "describe")
+        wait_until(lambda: bool(journal.pids))
+        first = journal.pids[0]
+        wait_until(lambda: bool(total_of(client, "describe")) and is_gone(first))
+
+
+@pytest.mark.parametrize("method", ["describe", "generate"])
+def test_nor_for_a_hello_or_for_another_call_that_waits_for_it(serve: Serve, folder: Path, method: str) -> None:
+    go = threading.Event()
+
+    def play(talk: Conversation) -> None:
+        request = talk.expect("hello")
+        go.wait(10)
+        talk.answer(request, **hello_result())
+        talk.stall()
+
+    server = serve(play, play)
+    with vlmd.Client(socket=folder / "s", start=False) as client:
+        assert total_of(client, method) == "total"
+        other = threading.Thread(target=client.hello)
+        other.start()
+        wait_until(lambda: server.connections == 2)
+        assert total_of(client, method) == "total"
+        go.set()
+        other.join(10)
+
+
+def test_nor_for_one_that_comes_back(serve: Serve, folder: Path) -> None:
+    server = serve(hello_then(lambda talk: None))
+    with vlmd.Client(socket=folder / "s", start=False) as client:
+        client.hello()
+        server.close()
+        assert total_of(client, "describe") == "total"
 
 
 def test_the_callers_own_time_does_not_count(serve: Serve, folder: Path) -> None:

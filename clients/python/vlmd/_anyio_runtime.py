@@ -45,13 +45,26 @@ class AsyncSignal:
 class AsyncLock:
     """An `anyio.Lock`, made in the event loop that uses it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: AwakeClock) -> None:
+        self._clock = clock
         self._lock = anyio.Lock()
 
-    async def __aenter__(self) -> None:
-        await self._lock.acquire()
+    async def acquire(self, until_s: float) -> bool:
+        """Suspend the task."""
+        if until_s == math.inf:
+            await self._lock.acquire()
+            return True
+        while True:
+            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+            with anyio.move_on_after(slice_s):
+                await self._lock.acquire()
+                return True
+            self._clock.ended(began, slice_s)
+            if self._clock.now_s() >= until_s:
+                return False
 
-    async def __aexit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Wake another task."""
         self._lock.release()
 
 
@@ -77,7 +90,7 @@ class AsyncRuntime:
 
     def lock(self) -> AsyncLock:
         """Return a new lock."""
-        return AsyncLock()
+        return AsyncLock(self._clock)
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the task."""

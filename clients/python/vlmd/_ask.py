@@ -92,9 +92,8 @@ class Ask:
             return event
         link = self._link
         if link is None:
-            if self._left:  # while it slept, before another try
-                raise left_error()
-            link = await self._core.link()
+            self._check_left()  # it may have been left while it slept, before another try
+            link = await self._patience.link()
             self._request_id = link.post(self._method, self._params, self._box)
             self._link = link
             self._patience.note_asked()
@@ -106,3 +105,7 @@ class Ask:
         if (event := await self._box.next(until_s)) is None:
             raise DeadlineError(f"Nothing came in time ({phase}); the request was cancelled.", phase=phase)
         return event
+
+    def _check_left(self) -> None:
+        if self._left:
+            raise left_error()

@@ -7,7 +7,6 @@ import select
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import TypeVar
 
 from vlmd._clock import AwakeClock
@@ -57,17 +56,26 @@ class BlockingSignal:
 
 
 class BlockingLock:
-    """A `threading.Lock` behind ``async with``."""
+    """A `threading.Lock` with a deadline instead of a timeout."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: AwakeClock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
 
-    async def __aenter__(self) -> None:
-        self._lock.acquire()
+    async def acquire(self, until_s: float) -> bool:
+        """Block the thread."""
+        if until_s == math.inf:
+            return self._lock.acquire()
+        while True:
+            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
+            if self._lock.acquire(timeout=slice_s):
+                return True
+            self._clock.ended(began, slice_s)
+            if self._clock.now_s() >= until_s:
+                return False
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def release(self) -> None:
+        """Wake another thread."""
         self._lock.release()
 
 
@@ -87,7 +95,7 @@ class BlockingRuntime:
 
     def lock(self) -> BlockingLock:
         """Return a new lock."""
-        return BlockingLock()
+        return BlockingLock(self._clock)
 
     async def sleep(self, seconds: float) -> None:
         """Block the thread."""

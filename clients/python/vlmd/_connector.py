@@ -49,7 +49,7 @@ class Connector:
         self._socket: Path | None = None
         self._aborted = False
 
-    async def connect(self) -> Link:
+    async def connect(self, until_s: float) -> Link:
         """Return a connection that has said `hello`.
 
         Raises:
@@ -58,7 +58,7 @@ class Connector:
             StartError: it ended before it answered.
             ConnectError: nobody answers, and none is to be started.
             UnsafeSocketError: the socket is not ours alone.
-            DeadlineError: it does not answer in time.
+            DeadlineError: it does not answer in time, or the clock reached `until_s`.
             ProtocolError: what answers speaks another protocol.
             ClosedError: the client was closed meanwhile.
         """
@@ -66,10 +66,10 @@ class Connector:
             tail = self.process.tail() if self.process is not None else ""
             raise CrashLoopError(f"The daemon crashed too often to be started once more.{tail}")
         if self._settings.socket is None:
-            return await self._connect_owned()
+            return await self._connect_owned(until_s)
         if self._settings.ownership == "attached":
-            return await self._greet(self._settings.socket)
-        return await self._connect_shared(self._settings.socket)
+            return await self._greet(self._settings.socket, until_s)
+        return await self._connect_shared(self._settings.socket, until_s)
 
     def note_crash(self) -> None:
         """Count a connection that was lost."""
@@ -100,38 +100,41 @@ class Connector:
         if self.process is not None:
             await self.process.stop(DRAIN_S, TERM_S)
 
-    async def _connect_owned(self) -> Link:
+    async def _connect_owned(self, until_s: float) -> Link:
         if self.process is not None and self._socket is not None and self.process.alive:
-            # The connection went, the daemon did not: perhaps it is about to.
+            # The connection went, the daemon did not: perhaps it is about to. Or whoever had it started could not wait
+            # for the end of that.
             try:
-                return await self._greet(self._socket)
+                if not self.process.startup.over:
+                    await self._bound(self.process, until_s)
+                return await self._greet(self._socket, until_s)
             except (ConnectError, ConnectionLostError):
                 await self.process.stop(DRAIN_S, TERM_S)
         self._socket = new_owned_socket_path()
         ensure_folder(self._socket.parent)
         process = await self._spawn(self._socket, owned=True)
         try:
-            await self._bound(process)
-            return await self._greet(self._socket)
+            await self._bound(process, until_s)
+            return await self._greet(self._socket, until_s)
         except ConnectionLostError as error:
             self.note_crash()
             raise await self.explain(error) from None
 
-    async def _connect_shared(self, path: Path) -> Link:
-        until_s = self._runtime.now_s() + self._settings.timeouts.start_s
+    async def _connect_shared(self, path: Path, until_s: float) -> Link:
+        stays_until_s = self._runtime.now_s() + self._settings.timeouts.start_s
         while True:
             try:
-                return await self._greet(path)
+                return await self._greet(path, until_s)
             except (ConnectError, ConnectionLostError) as error:
                 # Nobody there, or its idle exit came between our connection and its answer.
-                if self._runtime.now_s() >= until_s:
+                if self._runtime.now_s() >= stays_until_s:
                     raise ConnectError(f"No daemon stays at {path}: {error}") from error
             if path.parent == socket_folder():
                 ensure_folder(path.parent)
             process = await self._spawn(path, owned=False)
-            await self._bound(process)
+            await self._bound(process, until_s)
             try:
-                return await self._greet(path)
+                return await self._greet(path, until_s)
             except (ConnectError, ConnectionLostError) as error:
                 if not process.startup.running:  # else the winner has just gone, and the next look finds another
                     self.note_crash()
@@ -154,11 +157,10 @@ class Connector:
         self._log(f"Started daemon {process.pid} at {path}")
         return process
 
-    async def _bound(self, process: DaemonProcess) -> None:
+    async def _bound(self, process: DaemonProcess, until_s: float) -> None:
         """Wait until the daemon's socket answers, or another daemon holds it."""
         startup = process.startup
-        progress = -1
-        until_s = 0.0
+        limit_s = self._settings.timeouts.start_s
         while not (startup.bound or startup.running):
             seen = startup.news()
             if self._aborted:
@@ -169,19 +171,17 @@ class Connector:
                 await process.last_words()
                 self.note_crash()
                 raise StartError(f"The daemon {process.exit_status} before it was ready.{process.tail()}")
-            if startup.lines > progress:
-                progress = startup.lines
-                until_s = self._runtime.now_s() + self._settings.timeouts.start_s
-            elif self._runtime.now_s() >= until_s:
+            if self._runtime.now_s() >= process.heard_s + limit_s:
                 await process.stop(0.0, TERM_S)
-                limit_s = self._settings.timeouts.start_s
                 message = f"The daemon was not ready, nor made progress, within {limit_s:g} s.{process.tail()}"
                 raise DeadlineError(message, phase="start")
+            if self._runtime.now_s() >= until_s:  # it starts for whoever asks next
+                raise DeadlineError("The daemon was not ready in time.", phase="start")
             process.changed.clear()
             if startup.news() == seen:  # else news came between the checks and the `clear`
-                await process.changed.wait(until_s)
+                await process.changed.wait(min(until_s, process.heard_s + limit_s))
 
-    async def _greet(self, path: Path) -> Link:
+    async def _greet(self, path: Path, until_s: float) -> Link:
         """Connect and say `hello`."""
         try:
             if path.parent == socket_folder():
@@ -189,7 +189,7 @@ class Connector:
             check_socket(path)
         except FileNotFoundError:
             raise ConnectError(f"Nobody answers at {path}: there is no socket.") from None
-        until_s = self._runtime.now_s() + self._settings.timeouts.connect_s
+        until_s = min(until_s, self._runtime.now_s() + self._settings.timeouts.connect_s)
         link = await Link.open(self._runtime, path, until_s)
         try:
             link.hello = await self._hello(link, path, until_s)

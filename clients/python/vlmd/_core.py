@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
 from typing import Literal, TypeVar
@@ -76,30 +77,23 @@ class ClientCore:
         self._ending = True
         return result
 
-    async def link(self) -> Link:
+    async def link(self, until_s: float = math.inf) -> Link:
         """Return the connection, made anew if there is none.
 
         Raises:
             ClosedError: the client was closed, or this is a forked child.
+            DeadlineError: there was none when the clock reached `until_s`; a daemon that starts goes on with that.
             VlmdError: as `Connector.connect` says.
         """
         self.check_open()
         if self._link is not None and self._link.lost is None and not self._ending:
             return self._link
-        async with self._connecting:
-            self.check_open()
-            await self._await_end()
-            if self._link is None or self._link.lost is not None:
-                if self._link is not None:
-                    self._note_loss(self._link)
-                    self._link = None
-                self._link = await self.connector.connect()
-                if self._closed:  # meanwhile, on another thread that waits for this lock
-                    self._link.close(_closed_error())
-                    raise _closed_error()
-                self._ending = False
-                self.was_connected = True
-            return self._link
+        if not await self._connecting.acquire(until_s):
+            raise DeadlineError("Another call had not connected in time.", phase="connect")
+        try:
+            return await self._connect(until_s)
+        finally:
+            self._connecting.release()
 
     def current_link(self) -> Link | None:
         """Return the connection if there is one, without making one."""
@@ -133,8 +127,11 @@ class ClientCore:
         self.connector.abort()
         if self._link is not None:
             self._link.close(_closed_error())
-        async with self._connecting:
+        await self._connecting.acquire(math.inf)
+        try:
             await self.connector.stop()
+        finally:
+            self._connecting.release()
 
     def forget(self) -> None:
         """Do the same at once, without a runtime: nobody will call `close` any more."""
@@ -153,9 +150,24 @@ class ClientCore:
         if self.connector.process is not None:
             self.connector.process.forsake()
 
-    async def _await_end(self) -> None:
+    async def _connect(self, until_s: float) -> Link:
+        self.check_open()
+        await self._await_end(until_s)
+        if self._link is None or self._link.lost is not None:
+            if self._link is not None:
+                self._note_loss(self._link)
+                self._link = None
+            self._link = await self.connector.connect(until_s)
+            if self._closed:  # meanwhile, on another thread that waits for the lock
+                self._link.close(_closed_error())
+                raise _closed_error()
+            self._ending = False
+            self.was_connected = True
+        return self._link
+
+    async def _await_end(self, until_s: float) -> None:
         """After `shutdown`, wait for the old daemon's end: a call that follows is for the next one."""
-        until_s = self.runtime.now_s() + self.settings.timeouts.connect_s
+        until_s = min(until_s, self.runtime.now_s() + self.settings.timeouts.connect_s)
         while self._ending and self._link is not None and self._link.lost is None:
             if self.runtime.now_s() >= until_s:
                 return  # it still drains; it says itself what it no longer does

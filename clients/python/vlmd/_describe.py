@@ -153,7 +153,7 @@ class DescribeRun(Generic[Value_co]):
             if lost is not None and self._job.under_way:
                 raise await self._core.explain(lost)
             if link is None or lost is not None:
-                link = await self._core.link()
+                link = await self._patience.link()
             if link is not self._link:
                 # Whatever an earlier connection was asked for and did not deliver is asked for here.
                 self._job.unask()

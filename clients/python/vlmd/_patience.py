@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from vlmd._core import ClientCore
+from vlmd._link import Link
 from vlmd._timeouts import Timeouts
 from vlmd_protocol.errors import (
     BusyError,
@@ -37,13 +40,13 @@ class Patience:
         self._resume = resume
         self._heard_s = 0.0
         self._heard_piece = False
-        self._total_until_s: float | None = None
+        self._total_until_s = math.inf
         self._reconnect_until_s: float | None = None
 
     def begin(self) -> None:
         """Begin to wait for the next piece: the caller's own time since the last one does not count."""
         self._heard_s = self._runtime.now_s()
-        if self._total_until_s is None and self._timeouts.total_s is not None:
+        if self._total_until_s == math.inf and self._timeouts.total_s is not None:
             self._total_until_s = self._heard_s + self._timeouts.total_s
 
     def leave_out(self, seconds: float) -> None:
@@ -74,11 +77,26 @@ class Patience:
         limit_s = self._between_s if self._heard_piece else self._timeouts.first_byte_s
         until_s = float("inf") if limit_s is None else self._heard_s + limit_s
         phase = self._between if self._heard_piece else "first_byte"
-        if self._total_until_s is not None and self._total_until_s <= until_s:
-            if self._runtime.now_s() >= self._total_until_s:
-                raise DeadlineError("The job took too long; it was cancelled.", phase="total")
+        if self._total_until_s <= until_s:
+            self._check_total()
             return self._total_until_s, "total"
         return until_s, phase
+
+    async def link(self) -> Link:
+        """Return the connection, made anew if there is none, as long as the whole job has time.
+
+        Raises:
+            DeadlineError: the whole job's time is over, or another deadline passed.
+            VlmdError: as `ClientCore.link` says.
+        """
+        self._check_total()
+        try:
+            link = await self._core.link(self._total_until_s)
+        except DeadlineError:
+            self._check_total()
+            raise
+        self._check_total()
+        return link
 
     async def wait_for_room(self, error: VlmdError, until_s: float) -> None:
         """Wait as long as a busy daemon says, if there is time.
@@ -95,6 +113,7 @@ class Patience:
         """Wait a moment before the next connection.
 
         Raises:
+            DeadlineError: the whole job's time is over.
             VlmdError: there is to be none: it never was there, or said why it cannot start.
         """
         if not (self._resume and self._core.was_connected) or (
@@ -102,12 +121,18 @@ class Patience:
         ):
             raise error
         now_s = self._runtime.now_s()
+        self._check_total()
         if self._core.settings.ownership == "attached":
             if self._reconnect_until_s is None:
                 self._reconnect_until_s = now_s + self._timeouts.connect_s
             if now_s >= self._reconnect_until_s:
                 raise ConnectionLostError(f"The daemon went away and did not come back: {error}") from error
-            await self._runtime.sleep(_RECONNECT_S)
+            delay_s = _RECONNECT_S
         else:
             self._core.log(f"{error} Going on with what is left.".splitlines()[0])
-            await self._runtime.sleep(self._core.connector.delay_s())
+            delay_s = self._core.connector.delay_s()
+        await self._runtime.sleep(min(delay_s, self._total_until_s - now_s))
+
+    def _check_total(self) -> None:
+        if self._runtime.now_s() >= self._total_until_s:
+            raise DeadlineError("The job took too long; it was cancelled.", phase="total")

@@ -39,6 +39,9 @@ class DaemonProcess:
     An owned one holds its standard input open through a pipe that only this process has: at its end, however it comes,
     the daemon ends. A shared one outlives this process: own session, no pipe to it but the start-up lines, and it is
     never signalled.
+
+    Attributes:
+        heard_s: when it last told how far its start is; at first, when it was spawned.
     """
 
     def __init__(self, runtime: Runtime, command: Sequence[str], *, owned: bool, log: Log) -> None:
@@ -72,6 +75,7 @@ class DaemonProcess:
         finally:
             os.close(ready_write)
         self.pid = self._process.pid
+        self.heard_s = runtime.now_s()
         self._ready_fd = ready_read
         runtime.background(self._follow_startup, "startup")
         self._log_over = self._process.stderr is None
@@ -173,7 +177,9 @@ class DaemonProcess:
         try:
             while not self.startup.over:
                 await self._runtime.readable(fd)
-                for line in self.startup.receive(os.read(fd, _READ_BYTES)):
+                data = os.read(fd, _READ_BYTES)
+                self.heard_s = self._runtime.now_s()
+                for line in self.startup.receive(data):
                     if line.status == "loading":
                         share = "" if line.fraction is None else f" {line.fraction:.0%}"
                         self._log(f"Daemon {self.pid}: {line.stage or 'loading'}{share}")

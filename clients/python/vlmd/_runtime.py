@@ -8,7 +8,6 @@ in one step, on the caller's own thread and without an event loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeAlias, TypeVar
 
 _Result = TypeVar("_Result")
@@ -29,6 +28,16 @@ class Signal(Protocol):
         """Return when it is set or the clock reaches `until_s`."""
 
 
+class Lock(Protocol):
+    """Held by one procedure at a time."""
+
+    async def acquire(self, until_s: float) -> bool:
+        """Return True when it is held, False when the clock reaches `until_s` first."""
+
+    def release(self) -> None:
+        """Let another have it."""
+
+
 class Runtime(Protocol):
     """Clock, waiting and background work. Times are seconds of its monotonic clock."""
 
@@ -38,8 +47,8 @@ class Runtime(Protocol):
     def signal(self) -> Signal:
         """Return a new signal."""
 
-    def lock(self) -> AbstractAsyncContextManager[None]:
-        """Return a new lock, for use with ``async with`` many times."""
+    def lock(self) -> Lock:
+        """Return a new lock."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

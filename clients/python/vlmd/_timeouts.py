@@ -16,7 +16,7 @@ class Timeouts:
         between_batches_s: from one batch of a job to the next; the time between two calls of the iterator is not
             counted, nor that which the caller's iterable takes for frames.
         between_deltas_s: from one piece of a generated text to the next, counted the same way.
-        total_s: for a whole job, the caller's own time included.
+        total_s: for a whole job, the caller's own time and that of a daemon's start included.
     """
 
     connect_s: float = 5.0
