@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 
+import psutil
 import pytest
 
 import vlmd
@@ -83,10 +84,10 @@ def test_a_call_whose_connection_dies_under_it_is_asked_again(journal: Journal) 
         client.ping()
         (pid,) = journal.pids
         os.kill(pid, signal.SIGSTOP)  # it takes the question, and dies before it answers
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         answers: list[object] = []
         asking = threading.Thread(target=lambda: answers.append(client.ping()))
         asking.start()
-        wait_until(asking.is_alive)
         os.kill(pid, signal.SIGKILL)
         asking.join(10)
         assert len(answers) == 1 and len(journal.pids) == 2
