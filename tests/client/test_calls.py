@@ -369,6 +369,18 @@ def test_a_busy_daemon_is_asked_again_when_it_says(serve: Serve, client: vlmd.Cl
     assert len(client.describe_all(["/a.png", "/b.png"])) == 2
 
 
+def test_a_daemon_that_stays_busy_is_not_asked_without_end(serve: Serve, client: vlmd.Client) -> None:
+    def busy(talk: Conversation) -> None:
+        for request in talk.lines():
+            talk.refuse(request, "busy", retryable=True, data={"retryAfterMs": 100})
+
+    serve(hello_then(busy))
+    soon = vlmd.Timeouts(first_byte_s=0.35)
+    for ask in (lambda: client.describe_all(["/a.png"], timeouts=soon), client.generate("p", timeouts=soon).text):
+        with pytest.raises(vlmd.BusyError):
+            ask()
+
+
 @pytest.mark.parametrize("method", ["describe", "generate"])
 def test_a_request_that_no_daemon_takes_ends_no_other(serve: Serve, client: vlmd.Client, method: str) -> None:
     server = serve()

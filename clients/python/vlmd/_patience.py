@@ -40,6 +40,7 @@ class Patience:
         self._resume = resume
         self._heard_s = 0.0
         self._heard_piece = False
+        self._refused = False
         self._total_until_s = math.inf
         self._reconnect_until_s: float | None = None
 
@@ -54,7 +55,10 @@ class Patience:
         self._heard_s += seconds
 
     def note_asked(self) -> None:
-        """Note that a daemon was asked, the first or another one."""
+        """Note that a daemon was asked, the first or another one. To ask a busy one again begins no wait anew."""
+        if self._refused:
+            self._refused = False
+            return
         self._heard_piece = False
         self._heard_s = self._runtime.now_s()
 
@@ -108,6 +112,7 @@ class Patience:
         if after_s is None or self._runtime.now_s() + after_s > until_s:
             raise error
         await self._runtime.sleep(after_s)
+        self._refused = True
 
     async def wait_for_restart(self, error: ConnectionLostError | ConnectError | StartError) -> None:
         """Wait a moment before the next connection.
@@ -122,6 +127,7 @@ class Patience:
             raise error
         now_s = self._runtime.now_s()
         self._check_total()
+        self._refused = False
         if self._core.settings.ownership == "attached":
             if self._reconnect_until_s is None:
                 self._reconnect_until_s = now_s + self._timeouts.connect_s

@@ -30,6 +30,7 @@ export class Patience {
   readonly #options: PatienceOptions;
   #heardMs = 0;
   #heardPiece = false;
+  #refused = false;
   #totalUntilMs = Infinity;
   #begun = false;
   #reconnectUntilMs: number | undefined;
@@ -46,8 +47,12 @@ export class Patience {
     this.#begun = true;
   }
 
-  /** Note that a daemon was asked, the first or another one. */
+  /** Note that a daemon was asked, the first or another one. To ask a busy one again begins no wait anew. */
   noteAsked(): void {
+    if (this.#refused) {
+      this.#refused = false;
+      return;
+    }
     this.#heardPiece = false;
     this.#heardMs = nowMs();
   }
@@ -88,6 +93,7 @@ export class Patience {
     const afterMs = error instanceof BusyError ? error.retryAfterMs : undefined;
     if (afterMs === undefined || nowMs() + afterMs > this.deadline().untilMs) throw error;
     await this.#core.sleep(afterMs, this.#options.signal);
+    this.#refused = true;
   }
 
   /** Wait a moment before the next connection. @throws `error`, where there is to be none. */
@@ -96,6 +102,7 @@ export class Patience {
     if (error instanceof StartError && error.code !== START_FAILED) throw error; // it said itself why it cannot start
     const { signal } = this.#options;
     if (nowMs() >= this.#totalUntilMs) this.fail("total");
+    this.#refused = false;
     if (this.#core.settings.ownership !== "attached") {
       this.#core.log(`${error.message.split("\n", 1)[0] ?? ""} Going on with what is left.`);
       await this.#core.sleep(this.#core.supervisor.delayMs(), signal);

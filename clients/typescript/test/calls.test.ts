@@ -314,6 +314,18 @@ test("a busy daemon is asked again when it says", async () => {
   assert.equal(server.connections, 1);
 });
 
+test("a daemon that stays busy is not asked without end", async () => {
+  await using _server = await FakeServer.start(
+    socket(),
+    helloThen(async (talk) => {
+      for await (const request of talk.lines()) talk.refuse(request, "busy", { retryable: true, data: { retryAfterMs: 100 } });
+    }),
+  );
+  await using client = attach({ timeouts: { firstByteMs: 350 } });
+  await assert.rejects(client.describeAll(paths(3)), { name: "BusyError" });
+  await assert.rejects(client.generate("p").text(), { name: "BusyError" });
+});
+
 test("generate: pieces, text, and what may not be", async () => {
   const usage = { promptTokens: 1, completionTokens: 2, tokensPerS: 1, timeToFirstTokenS: 1, peakMemoryBytes: 0 };
   const end = { text: "ab", finishReason: "stop", usage, done: true };
