@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -15,8 +16,9 @@ import pytest
 import vlmd
 from tests.client.conftest import COMMAND, Journal, is_gone, wait_until
 from tests.support.fake_server import Conversation, FakeServer, batch_lines, hello_result, hello_then, obedient
-from vlmd._blocking import BlockingSignal
+from vlmd._blocking import BlockingSignal, run
 from vlmd._clock import AwakeClock
+from vlmd._patience import Patience
 
 Serve = Callable[..., FakeServer]
 IMAGES = [f"/{at}.png" for at in range(12)]
@@ -253,3 +255,26 @@ def test_a_daemon_that_reads_nothing_blocks_nobody(serve: Serve, folder: Path) -
         with pytest.raises(vlmd.DeadlineError):
             client.describe_all(long_names, timeouts=vlmd.Timeouts(first_byte_s=0.3))
         assert time.monotonic() - started < 2
+
+
+def test_a_daemon_that_was_busy_once_does_not_shorten_the_time_of_the_next_one(journal: Journal) -> None:
+    with vlmd.Client(command=COMMAND) as client:
+        client.ping()
+        patience = Patience(
+            client._core, vlmd.Timeouts(first_byte_s=120, between_batches_s=10), between_s=10,
+            between="between_batches", resume=True,
+        )  # fmt: skip
+        patience.begin()
+        patience.note_asked()
+        run(patience.wait_for_room(vlmd.BusyError("full", code="busy", data={"retryAfterMs": 1}), math.inf))
+        patience.note_asked()
+        patience.note_piece()
+        assert patience.deadline()[1] == "between_batches"
+        patience.note_asked()
+        assert patience.deadline()[1] == "first_byte"
+        patience.note_piece()
+        run(patience.wait_for_room(vlmd.BusyError("full", code="busy", data={"retryAfterMs": 1}), math.inf))
+        os.kill(journal.pids[0], signal.SIGKILL)
+        wait_until(lambda: client._core.current_link() is None)
+        patience.note_asked()
+        assert patience.deadline()[1] == "first_byte"

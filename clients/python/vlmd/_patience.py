@@ -40,7 +40,7 @@ class Patience:
         self._resume = resume
         self._heard_s = 0.0
         self._heard_piece = False
-        self._refused = False
+        self._refused_by: Link | None = None
         self._total_until_s = math.inf
         self._reconnect_until_s: float | None = None
 
@@ -56,8 +56,8 @@ class Patience:
 
     def note_asked(self) -> None:
         """Note that a daemon was asked, the first or another one. To ask a busy one again begins no wait anew."""
-        if self._refused:
-            self._refused = False
+        refused_by, self._refused_by = self._refused_by, None
+        if refused_by is not None and refused_by is self._core.current_link():
             return
         self._heard_piece = False
         self._heard_s = self._runtime.now_s()
@@ -70,6 +70,7 @@ class Patience:
         """Note that something of the answer came."""
         self._heard_s = self._runtime.now_s()
         self._heard_piece = True
+        self._refused_by = None
         self._reconnect_until_s = None
 
     def deadline(self) -> tuple[float, str]:
@@ -111,8 +112,8 @@ class Patience:
         after_s = error.retry_after_s if isinstance(error, BusyError) else None
         if after_s is None or self._runtime.now_s() + after_s > until_s:
             raise error
+        self._refused_by = self._core.current_link()
         await self._runtime.sleep(after_s)
-        self._refused = True
 
     async def wait_for_restart(self, error: ConnectionLostError | ConnectError | StartError) -> None:
         """Wait a moment before the next connection.
@@ -127,7 +128,6 @@ class Patience:
             raise error
         now_s = self._runtime.now_s()
         self._check_total()
-        self._refused = False
         if self._core.settings.ownership == "attached":
             if self._reconnect_until_s is None:
                 self._reconnect_until_s = now_s + self._timeouts.connect_s

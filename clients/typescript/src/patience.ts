@@ -4,6 +4,7 @@ import type { ClientCore } from "./core.js";
 import { BusyError, ConnectError, ConnectionLostError, DeadlineError, START_FAILED, StartError } from "./errors.js";
 import type { DeadlinePhase, RequestError } from "./errors.js";
 import type { Timeouts } from "./timeouts.js";
+import type { Link } from "./transport.js";
 import { nowMs } from "./wait.js";
 
 // An attached daemon is somebody else's to restart; it is looked for so often meanwhile.
@@ -30,7 +31,7 @@ export class Patience {
   readonly #options: PatienceOptions;
   #heardMs = 0;
   #heardPiece = false;
-  #refused = false;
+  #refusedBy: Link | undefined;
   #totalUntilMs = Infinity;
   #begun = false;
   #reconnectUntilMs: number | undefined;
@@ -49,10 +50,9 @@ export class Patience {
 
   /** Note that a daemon was asked, the first or another one. To ask a busy one again begins no wait anew. */
   noteAsked(): void {
-    if (this.#refused) {
-      this.#refused = false;
-      return;
-    }
+    const refusedBy = this.#refusedBy;
+    this.#refusedBy = undefined;
+    if (refusedBy !== undefined && refusedBy === this.#core.currentLink()) return;
     this.#heardPiece = false;
     this.#heardMs = nowMs();
   }
@@ -66,6 +66,7 @@ export class Patience {
   notePiece(): void {
     this.#heardMs = nowMs();
     this.#heardPiece = true;
+    this.#refusedBy = undefined;
     this.#reconnectUntilMs = undefined;
   }
 
@@ -92,8 +93,8 @@ export class Patience {
   async waitForRoom(error: RequestError): Promise<void> {
     const afterMs = error instanceof BusyError ? error.retryAfterMs : undefined;
     if (afterMs === undefined || nowMs() + afterMs > this.deadline().untilMs) throw error;
+    this.#refusedBy = this.#core.currentLink();
     await this.#core.sleep(afterMs, this.#options.signal);
-    this.#refused = true;
   }
 
   /** Wait a moment before the next connection. @throws `error`, where there is to be none. */
@@ -102,7 +103,6 @@ export class Patience {
     if (error instanceof StartError && error.code !== START_FAILED) throw error; // it said itself why it cannot start
     const { signal } = this.#options;
     if (nowMs() >= this.#totalUntilMs) this.fail("total");
-    this.#refused = false;
     if (this.#core.settings.ownership !== "attached") {
       this.#core.log(`${error.message.split("\n", 1)[0] ?? ""} Going on with what is left.`);
       await this.#core.sleep(this.#core.supervisor.delayMs(), signal);
