@@ -13,7 +13,7 @@ from tests.adr006.conftest import StartBridge, StartClient
 from tests.support.daemon import Connection, eventually, gone
 from vlmd_bridge import record
 from vlmd_bridge.demo import MODEL_PATH, iter_recording
-from vlmd_bridge.engine.fake_answer import picture_record
+from vlmd_bridge.engine.fake.answer import picture_record
 
 # A batch of four takes about 0.4 s.
 _SLOW = "fake:step_ms=10,tokens=40,width=4"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.support.engine_process import EngineProcess
-from vlmd_bridge.engine.fake_answer import plain_text, thinking_of
+from vlmd_bridge.engine.fake.answer import plain_text, thinking_of
 from vlmd_bridge.workers.messages import (
     ConfigureEngine,
     Count,

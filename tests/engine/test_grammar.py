@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, ask, run_all, run_alone, vision_backend
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.grammar import MAX_LIST_ITEMS, Grammars
-from vlmd_bridge.engine.json_bounds import bound_schema
+from vlmd_bridge.engine.grammar.grammars import MAX_LIST_ITEMS, Grammars
+from vlmd_bridge.engine.grammar.json_bounds import bound_schema
 from vlmd_bridge.record import Record, format_interleaved, format_record, parse_interleaved, parse_record
 from vlmd_bridge.workers.messages import (
     Constraint,

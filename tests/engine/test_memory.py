@@ -14,7 +14,7 @@ from vlmd_bridge.demo import MODEL_PATH
 from vlmd_bridge.engine import memory
 from vlmd_bridge.engine.backend import Backend
 from vlmd_bridge.engine.batch import Batch
-from vlmd_bridge.engine.places import SMALL_TOKENS
+from vlmd_bridge.engine.rows.places import SMALL_TOKENS
 from vlmd_bridge.workers.messages import Finished, Start
 
 _SHORT, _LONG = "What is this?", "And then they opened another window. "

@@ -11,7 +11,7 @@ from tests.support.engines import Pictures, ask, run_alone, vision_backend
 from vlmd_bridge.demo import MODEL_PATH
 from vlmd_bridge.engine.backend import Event
 from vlmd_bridge.engine.batch import Row
-from vlmd_bridge.engine.prefix import _KEPT
+from vlmd_bridge.engine.rows.prefix import _KEPT
 from vlmd_bridge.engine.vision import VisionBackend
 from vlmd_bridge.workers.messages import Finished, Start, Text, Turn
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vlmd_bridge.engine.prefix import Prefix, PrefixIndex
+from vlmd_bridge.engine.rows.prefix import Prefix, PrefixIndex
 
 
 class _Numbers(PrefixIndex[int]):

@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.engine_process import EngineProcess
 from vlmd_bridge.engine.backend import Event
-from vlmd_bridge.engine.fake import FakeBackend
-from vlmd_bridge.engine.fake_answer import picture_record, pixels_digest, plain_text
+from vlmd_bridge.engine.fake.answer import picture_record, pixels_digest, plain_text
+from vlmd_bridge.engine.fake.backend import FakeBackend
 from vlmd_bridge.engine.fault_points import FaultPoints
 from vlmd_bridge.engine.process import EngineWorker
 from vlmd_bridge.record import format_interleaved, format_record

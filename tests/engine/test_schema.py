@@ -14,7 +14,7 @@ from tests.engine.test_grammar import Writer, _Hog
 from tests.support.engines import Pictures, run_all, text_backend, vision_backend
 from tests.support.json_schema import validates
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.grammar import Grammars
+from vlmd_bridge.engine.grammar.grammars import Grammars
 from vlmd_bridge.workers.messages import Constraint, Finished, RegexConstraint, SchemaConstraint, Text
 
 pytestmark = pytest.mark.model

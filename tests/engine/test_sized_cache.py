@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlmd_bridge.engine.sized_cache import SizedCache
+from vlmd_bridge.engine.pictures.sized_cache import SizedCache
 
 
 def test_a_cache_of_tables_is_bounded_by_bytes() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmd_bridge.engine.places import SMALL_TOKENS, STEP_TOKENS, Places
-from vlmd_bridge.engine.slots import SlotCache, Step, attend
+from vlmd_bridge.engine.rows.places import SMALL_TOKENS, STEP_TOKENS, Places
+from vlmd_bridge.engine.rows.slots import SlotCache, Step, attend
 
 HEADS, KEY_HEADS, SIZE = 6, 2, 8
 

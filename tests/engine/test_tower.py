@@ -15,9 +15,9 @@ from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, ask, run_all, vision_backend
 from tests.support.tiny_models import TINY_VISION_MODELS
 from vlmd_bridge.demo import MODEL_PATH, recording
-from vlmd_bridge.engine.sized_cache import SizedCache
+from vlmd_bridge.engine.pictures.sized_cache import SizedCache
+from vlmd_bridge.engine.pictures.vision_tower import MlxTower
 from vlmd_bridge.engine.vision import VisionBackend
-from vlmd_bridge.engine.vision_tower import MlxTower
 from vlmd_bridge.images.sizes import fitted_size
 from vlmd_bridge.record import SINGLE_INSTRUCTIONS, parse_record, single_label
 from vlmd_bridge.workers.messages import Failed, Finished, Picture, RecordConstraint, Start
@@ -89,7 +89,8 @@ def test_patches_through_mlx_vlms_tower(name: str, tiny_path: TinyPath, monkeypa
     pictures = Pictures()
     folder = tiny_path(name)
     monkeypatch.setattr(
-        "vlmd_bridge.engine.picture_prompt.tower_of", lambda model, _, layout: MlxTower(model.vision_tower, layout)
+        "vlmd_bridge.engine.pictures.picture_prompt.tower_of",
+        lambda model, _, layout: MlxTower(model.vision_tower, layout),
     )
     with vision_backend(folder, pictures) as ours, vision_backend(folder, pictures, off=("vision_tower",)) as stock:
         _compare(ours, stock, _prompts(pictures, _unit(ours)))
@@ -120,7 +121,7 @@ def test_tables_are_bounded_and_kept_once(tiny_path: TinyPath, monkeypatch: pyte
             super().__init__(make, nbytes, 12_000)
             caches.append(self)
 
-    for module in ("checkpoint", "vision_tower"):
+    for module in ("checkpoint", "pictures.vision_tower"):
         monkeypatch.setattr(f"vlmd_bridge.engine.{module}.SizedCache", Kept)
     pictures = Pictures()
     with vision_backend(tiny_path("qwen3_vl"), pictures) as backend:
@@ -138,8 +139,8 @@ def test_a_large_picture_is_attended_in_parts(tiny_path: TinyPath, monkeypatch: 
         start = ask(1, "Frame:", pictures.random(1, 256, 256))
         # 256 patches and two heads: a head at a time, then some rows of one, the last part smaller.
         for scores in (256 * 256, 256 * 48):
-            monkeypatch.setattr("vlmd_bridge.engine.cpu_layers._SCORES", scores)
-            monkeypatch.setattr("vlmd_bridge.engine.cpu_layers._ROWS", 100)
+            monkeypatch.setattr("vlmd_bridge.engine.pictures.cpu_layers._SCORES", scores)
+            monkeypatch.setattr("vlmd_bridge.engine.pictures.cpu_layers._ROWS", 100)
             _compare(ours, stock, [start])
 
 

@@ -7,12 +7,12 @@ import pytest
 from tests.engine.conftest import TinyPath
 from tests.support.engines import Pictures, vision_backend
 from vlmd_bridge.engine import memory
-from vlmd_bridge.engine import width as width_module
 from vlmd_bridge.engine.batch import FRONT_SLOTS
-from vlmd_bridge.engine.language import Language
 from vlmd_bridge.engine.memory import MemoryBudget
-from vlmd_bridge.engine.slots import RowCache
-from vlmd_bridge.engine.width import DEFAULT_WIDTH, _smallest
+from vlmd_bridge.engine.rows import width as width_module
+from vlmd_bridge.engine.rows.language import Language
+from vlmd_bridge.engine.rows.slots import RowCache
+from vlmd_bridge.engine.rows.width import DEFAULT_WIDTH, _smallest
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def open_backend(configure: ConfigureEngine, arena: mmap.mmap, report: ReportLoa
     """
     # Imported here: the fake starts without the model stack, and a platform is set up before MLX is imported.
     if configure.backend == "fake":
-        from vlmd_bridge.engine.fake import FakeBackend
+        from vlmd_bridge.engine.fake.backend import FakeBackend
 
         return FakeBackend.load(configure, arena, report)
     from vlmd_bridge.engine.platform import choose_blas, forbid_downloads

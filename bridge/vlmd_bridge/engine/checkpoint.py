@@ -12,7 +12,7 @@ import mlx_vlm
 from mlx.utils import tree_flatten
 
 from vlmd_bridge.engine.backend import LoadError
-from vlmd_bridge.engine.sized_cache import SizedCache
+from vlmd_bridge.engine.pictures.sized_cache import SizedCache
 from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
 from vlmd_bridge.workers.messages import ImageSpec
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.budget import Matcher
 from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
+from vlmd_bridge.engine.grammar.budget import Matcher
 from vlmd_bridge.engine.output import Answer
 from vlmd_bridge.workers.messages import Sampling
 

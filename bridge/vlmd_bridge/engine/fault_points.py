@@ -49,7 +49,7 @@ class FaultPoints:
         if self._at_text is not None:
             self._at_text("\n".join(part.text for part in parts if isinstance(part, Text)))
         if self._at_pixels is not None:
-            from vlmd_bridge.engine.fake_answer import picture_digest
+            from vlmd_bridge.engine.fake.answer import picture_digest
 
             self._at_pixels(" ".join(picture_digest(self._arena, part) for part in parts if isinstance(part, Picture)))
 

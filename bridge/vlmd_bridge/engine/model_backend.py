@@ -18,13 +18,13 @@ from vlmd_bridge.engine.backend import Event, LoadError, SequenceError, Usage
 from vlmd_bridge.engine.batch import Batch, Prompt, Row
 from vlmd_bridge.engine.control import Budget, Grammar, RowControl, Thinking
 from vlmd_bridge.engine.detokenizer import Detokenizer, TextStream
-from vlmd_bridge.engine.grammar import Grammars
+from vlmd_bridge.engine.grammar.grammars import Grammars
 from vlmd_bridge.engine.memory import MemoryBudget
 from vlmd_bridge.engine.output import THINK_OPEN, Answer
 from vlmd_bridge.engine.platform import Blas, log
+from vlmd_bridge.engine.rows.width import DEFAULT_WIDTH
 from vlmd_bridge.engine.template import ChatTemplate
 from vlmd_bridge.engine.weights import release_streams
-from vlmd_bridge.engine.width import DEFAULT_WIDTH
 from vlmd_bridge.workers.messages import (
     ConfigureEngine,
     Count,

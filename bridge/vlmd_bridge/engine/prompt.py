@@ -14,7 +14,7 @@ from PIL import Image
 from vlmd_bridge.engine.backend import SequenceError
 from vlmd_bridge.engine.checkpoint import Checkpoint
 from vlmd_bridge.engine.model_backend import Tokenized
-from vlmd_bridge.engine.picture_prompt import PicturePrompts
+from vlmd_bridge.engine.pictures.picture_prompt import PicturePrompts
 from vlmd_bridge.engine.template import ChatTemplate, check_context, pictures_of
 from vlmd_bridge.images.sizes import fitted_size
 from vlmd_bridge.workers.messages import Count, Picture, Start

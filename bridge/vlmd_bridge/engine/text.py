@@ -12,13 +12,13 @@ import mlx_lm
 
 from vlmd_bridge.engine.backend import LoadError, ReportLoading, SequenceError
 from vlmd_bridge.engine.batch import Batch, Generator
-from vlmd_bridge.engine.grammar import Grammars
+from vlmd_bridge.engine.grammar.grammars import Grammars
 from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized, engine_info
 from vlmd_bridge.engine.platform import Blas, limit_memory
+from vlmd_bridge.engine.rows.text_rows import TextRows
 from vlmd_bridge.engine.sampling import BatchSampler
 from vlmd_bridge.engine.switches import ALL_ON, Switches
 from vlmd_bridge.engine.template import ChatTemplate, check_context, pictures_of
-from vlmd_bridge.engine.text_rows import TextRows
 from vlmd_bridge.engine.weights import LOAD_ERRORS, fit_to_device, weight_bytes, weight_dtype
 from vlmd_bridge.workers.messages import ConfigureEngine, Count, EngineInfo, Start, Text
 

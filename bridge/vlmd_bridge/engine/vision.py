@@ -12,19 +12,19 @@ import msgspec
 
 from vlmd_bridge.engine.backend import ReportLoading
 from vlmd_bridge.engine.batch import Batch, Generator
-from vlmd_bridge.engine.batch_prefix import BatchPrefixes
 from vlmd_bridge.engine.checkpoint import Checkpoint, load_checkpoint
-from vlmd_bridge.engine.decode_rows import DecodeRows
-from vlmd_bridge.engine.grammar import Grammars
-from vlmd_bridge.engine.language import SUPPORTED, Language
+from vlmd_bridge.engine.grammar.grammars import Grammars
 from vlmd_bridge.engine.model_backend import ModelBackend, Tokenized, engine_info
 from vlmd_bridge.engine.platform import Blas, limit_memory, log
-from vlmd_bridge.engine.prefix import Prefixes, PrefixIndex
 from vlmd_bridge.engine.prompt import PromptBuilder
+from vlmd_bridge.engine.rows.batch_prefix import BatchPrefixes
+from vlmd_bridge.engine.rows.decode_rows import DecodeRows
+from vlmd_bridge.engine.rows.language import SUPPORTED, Language
+from vlmd_bridge.engine.rows.prefix import Prefixes, PrefixIndex
+from vlmd_bridge.engine.rows.vision_rows import VisionRows
+from vlmd_bridge.engine.rows.width import choose_width
 from vlmd_bridge.engine.sampling import BatchSampler
 from vlmd_bridge.engine.switches import ALL_ON, Switches
-from vlmd_bridge.engine.vision_rows import VisionRows
-from vlmd_bridge.engine.width import choose_width
 from vlmd_bridge.workers.messages import ConfigureEngine, Count, EngineInfo, ImageSpec, Picture, Start, Text
 
 # Side of the picture to warm up with, where the model sets no lower bound.

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from mlx.utils import tree_flatten
 
-from vlmd_bridge.engine.cpu_layers import Attention, GatedMlp, LayerNorm, Linear, Mlp, RmsNorm, gelu
-from vlmd_bridge.engine.patches import Floats, Grid, PatchLayout
-from vlmd_bridge.engine.sized_cache import SizedCache
+from vlmd_bridge.engine.pictures.cpu_layers import Attention, GatedMlp, LayerNorm, Linear, Mlp, RmsNorm, gelu
+from vlmd_bridge.engine.pictures.patches import Floats, Grid, PatchLayout
+from vlmd_bridge.engine.pictures.sized_cache import SizedCache
 
 # Architectures for which the tests compare both paths. What is not here takes the model's own.
 SUPPORTED = frozenset({"qwen3_vl", "qwen3_5", "qwen2_5_vl"})

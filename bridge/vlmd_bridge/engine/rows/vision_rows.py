@@ -11,7 +11,7 @@ from typing import Any
 from mlx_vlm.generate import BatchGenerator
 
 from vlmd_bridge.engine.batch import Produced, Prompt
-from vlmd_bridge.engine.batch_prefix import BatchPrefixes
+from vlmd_bridge.engine.rows.batch_prefix import BatchPrefixes
 from vlmd_bridge.engine.sampling import BatchSampler
 
 # Rows prefilled together lose all but the first row's deepstack features in mlx-vlm 0.7.10, silently.

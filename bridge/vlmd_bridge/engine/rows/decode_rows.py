@@ -17,8 +17,8 @@ from mlx_vlm.generate import wired_limit
 
 from vlmd_bridge.engine.batch import Produced, Prompt
 from vlmd_bridge.engine.control import RowControl
-from vlmd_bridge.engine.language import Language, rope_delta
-from vlmd_bridge.engine.prefix import Prefixes
+from vlmd_bridge.engine.rows.language import Language, rope_delta
+from vlmd_bridge.engine.rows.prefix import Prefixes
 from vlmd_bridge.engine.sampling import BatchSampler, penalised
 
 # A row may append as many known tokens at once as this share of the rows has: a further column of attention costs the

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 
-from vlmd_bridge.engine.language import Language, RowState
+from vlmd_bridge.engine.rows.language import Language, RowState
 
 # Below this, finding and copying a prefix costs as much as the prefill that it saves.
 _MIN_TOKENS = 32

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from vlmd_bridge.engine.patches import Floats
+from vlmd_bridge.engine.pictures.patches import Floats
 
 # Scores of queries and keys at a time, four bytes each: about what a core's cache holds, however large the picture.
 _SCORES = 1 << 20

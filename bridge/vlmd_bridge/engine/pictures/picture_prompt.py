@@ -17,8 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from vlmd_bridge.engine.checkpoint import Checkpoint
-from vlmd_bridge.engine.patches import Grid, PatchLayout
-from vlmd_bridge.engine.vision_tower import Features, Tower, tower_of
+from vlmd_bridge.engine.pictures.patches import Grid, PatchLayout
+from vlmd_bridge.engine.pictures.vision_tower import Features, Tower, tower_of
 from vlmd_bridge.workers.messages import Picture
 
 # Between two pictures there are few different texts: the template's, the instructions, labels.

@@ -13,13 +13,13 @@ import llguidance.hf
 import msgspec
 
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.budget import RecordBudget
 from vlmd_bridge.engine.control import Budget
-from vlmd_bridge.engine.json_bounds import bound_schema
-from vlmd_bridge.engine.json_budget import JsonBudget
-from vlmd_bridge.engine.json_schema import MAX_REPEATS, parse_schema
-from vlmd_bridge.engine.json_sizes import SchemaSizes
-from vlmd_bridge.engine.vocabulary import Vocabulary
+from vlmd_bridge.engine.grammar.budget import RecordBudget
+from vlmd_bridge.engine.grammar.json_bounds import bound_schema
+from vlmd_bridge.engine.grammar.json_budget import JsonBudget
+from vlmd_bridge.engine.grammar.json_schema import MAX_REPEATS, parse_schema
+from vlmd_bridge.engine.grammar.json_sizes import SchemaSizes
+from vlmd_bridge.engine.grammar.vocabulary import Vocabulary
 from vlmd_bridge.workers.messages import Constraint, RecordConstraint, SchemaConstraint
 
 # A compiled grammar is some kilobytes; distinct schemas in one worker's life are few.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from vlmd_bridge.engine.batch import FRONT_SLOTS
-from vlmd_bridge.engine.language import Language
+from vlmd_bridge.engine.rows.language import Language
 
 # What stands where nothing is measured; docs/engine.md has the figures.
 DEFAULT_WIDTH = 8

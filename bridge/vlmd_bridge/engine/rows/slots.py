@@ -17,7 +17,7 @@ import numpy as np
 from mlx_vlm.models.cache import KVCache
 from numpy.typing import NDArray
 
-from vlmd_bridge.engine.places import Rectangle
+from vlmd_bridge.engine.rows.places import Rectangle
 
 # The name by which mlx-vlm's models call attention.
 _ATTENTION = "scaled_dot_product_attention"

@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from mlx_vlm.models.cache import ArraysCache, KVCache
 
-from vlmd_bridge.engine.places import Places, Rectangle
-from vlmd_bridge.engine.slots import RowCache, SlotCache, Step, use_slots
+from vlmd_bridge.engine.rows.places import Places, Rectangle
+from vlmd_bridge.engine.rows.slots import RowCache, SlotCache, Step, use_slots
 
 # Architectures for which the correctness gate compares this with rows alone.
 SUPPORTED = frozenset({"qwen3_vl", "qwen2_5_vl", "qwen3_5"})

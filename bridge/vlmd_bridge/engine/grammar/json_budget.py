@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmd_bridge.engine.json_sizes import SchemaSizes
-from vlmd_bridge.engine.vocabulary import Vocabulary
+from vlmd_bridge.engine.grammar.json_sizes import SchemaSizes
+from vlmd_bridge.engine.grammar.vocabulary import Vocabulary
 
 # The rest of a character (3 tokens), an escape, and a text that is tokenized otherwise behind what was written.
 _SLACK_TOKENS = 8

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.json_schema import parse_schema
+from vlmd_bridge.engine.grammar.json_schema import parse_schema
 from vlmd_bridge.record import Record, format_interleaved, format_record
 from vlmd_bridge.workers.messages import (
     Constraint,

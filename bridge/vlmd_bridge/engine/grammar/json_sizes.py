@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from vlmd_bridge.engine.backend import SequenceError
-from vlmd_bridge.engine.json_schema import resolve
+from vlmd_bridge.engine.grammar.json_schema import resolve
 
 # Each round follows one more $ref, where they stand in the most awkward order.
 _MAX_ROUNDS = 64

@@ -19,8 +19,8 @@ from typing import Literal
 import msgspec
 
 from vlmd_bridge.engine.backend import Event, LoadError, ReportLoading, SequenceError, Usage
-from vlmd_bridge.engine.fake_answer import answer, parts_of, picture_digest, thinking_of
-from vlmd_bridge.engine.fake_options import FakeOptions, parse_fake_options
+from vlmd_bridge.engine.fake.answer import answer, parts_of, picture_digest, thinking_of
+from vlmd_bridge.engine.fake.options import FakeOptions, parse_fake_options
 from vlmd_bridge.engine.output import THINK_CLOSE, THINK_OPEN, Answer
 from vlmd_bridge.workers.messages import (
     ConfigureEngine,

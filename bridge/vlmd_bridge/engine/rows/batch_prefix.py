@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_vlm.generate.ar import PromptProcessingBatch
 
-from vlmd_bridge.engine.prefix import Prefix, PrefixIndex
+from vlmd_bridge.engine.rows.prefix import Prefix, PrefixIndex
 
 _ALIGNED = ("position_ids", "visual_pos_masks")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from vlmd_bridge.engine.json_schema import MAX_REPEATS, resolve
+from vlmd_bridge.engine.grammar.json_schema import MAX_REPEATS, resolve
 
 # Longest default of an array that the schema leaves open, and how long one usually is: what shares are computed with.
 _MAX_ITEMS = 16

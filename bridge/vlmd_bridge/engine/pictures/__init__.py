@@ -1,0 +1,1 @@
+"""From pixels to embeddings, on a CPU without MLX."""
