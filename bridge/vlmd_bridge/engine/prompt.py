@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import mmap
 from collections.abc import Sequence
 from typing import Any
@@ -122,8 +123,7 @@ class PromptBuilder:
         position_ids = getattr(language, "_position_ids", None)
         rope_deltas = language._rope_deltas
         if position_ids is None:  # often a prompt without pictures; the delta is then the last picture's
-            grids = {name: raw.get(name) for name in ("image_grid_thw", "video_grid_thw")}
-            position_ids, rope_deltas = language.get_rope_index(raw["input_ids"], **grids)
+            position_ids, rope_deltas = _rope_index(language, raw)
         language._position_ids, language._rope_deltas = None, rope_deltas
         return {"position_ids": position_ids, "rope_deltas": rope_deltas}
 
@@ -158,3 +158,17 @@ class PromptBuilder:
                     f"a picture of {picture.width}x{picture.height} reached the model, which takes multiples of "
                     f"{self._spec.factor} within {self._spec.min_pixels} to {self._spec.max_pixels} pixels",
                 )
+
+
+def _rope_index(language: Any, raw: dict[str, Any]) -> tuple[mx.array, mx.array]:
+    """Return positions and their distance from the length as the language model itself computes them.
+
+    A prompt without pictures has them one after the other, where the model does not say it in its own way: falcon_ocr's
+    method wants more than there is.
+    """
+    token_ids = raw["input_ids"]
+    grids = {name: raw[name] for name in ("image_grid_thw", "video_grid_thw") if raw.get(name) is not None}
+    if not grids and "image_grid_thw" not in inspect.signature(language.get_rope_index).parameters:
+        return mx.arange(token_ids.shape[1], dtype=mx.int32)[None], mx.zeros((1, 1), dtype=mx.int32)
+    position_ids, rope_deltas = language.get_rope_index(token_ids, **grids)
+    return position_ids, rope_deltas

@@ -75,7 +75,14 @@ def _computed(
 def _sliced(inputs: Mapping[str, Any], start: int, stop: int | None) -> dict[str, Any]:
     """Return the model's keyword arguments for the tokens from `start` to `stop`."""
     return {
-        name: value[..., start:stop] if name in _ALIGNED else value
+        name: _cut(name, value, start, stop) if name in _ALIGNED else value
         for name, value in inputs.items()
         if name != "inputs_embeds"
     }
+
+
+def _cut(name: str, value: mx.array, start: int, stop: int | None) -> mx.array:
+    """Cut along the tokens: [3, rows, tokens] of positions, else [rows, tokens, …], as mlx-vlm tells them apart."""
+    if name == "position_ids" and value.ndim == 3 and value.shape[0] == 3:
+        return value[:, :, start:stop]
+    return value[:, start:stop]
