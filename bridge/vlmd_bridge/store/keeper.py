@@ -75,7 +75,7 @@ class Keeper:
         return self._try(read, None)
 
     def put(self, items: Sequence[tuple[ModelIdentity, bytes, bytes]]) -> None:
-        """Keep values; those that cannot be written now wait for a better time."""
+        """Keep values; those that cannot be written now wait, but not where the store cannot even be opened or read."""
 
         def write(file: StoreFile) -> None:
             for model, request, value in items:
