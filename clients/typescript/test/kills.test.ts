@@ -81,6 +81,7 @@ test("a daemon killed at random points", options, async () => {
     kills += await resumed();
     noticedMs = Math.max(noticedMs, await told());
     kills += 1;
+    await journal().end(); // each daemon reads all of it with every batch
   }
   figure("4", { typescript_kills: kills, typescript_noticed_within_ms: Math.round(noticedMs), typescript_lost: 0, typescript_twice: 0 });
   assert.ok(noticedMs < NOTICED_MS);

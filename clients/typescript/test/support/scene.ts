@@ -88,13 +88,14 @@ export class Journal {
     return this.entries("start").map((entry) => entry.pid);
   }
 
-  /** Wait for the end of all, and remove the sockets that killed ones left. */
+  /** Wait for the end of all, remove the sockets that killed ones left, and begin a new page. */
   async end(): Promise<void> {
     for (const { pid, args } of this.entries("start")) {
       await until(() => isGone(pid), `the end of ${pid}`);
       const socket = args[args.indexOf("--socket") + 1] ?? "";
       for (const path of [socket, `${socket}.lock`]) rmSync(path, { force: true });
     }
+    rmSync(this.#path, { force: true });
   }
 }
 
