@@ -40,7 +40,6 @@ def unharmed(daemon: Daemon) -> None:
         assert "a defect in" not in text
 
 
-@pytest.mark.timeout(5400)
 def test_hostile_lines(start_daemon: StartDaemon) -> None:
     daemon = start_daemon().wait_ready()
     engine, image = daemon.engine_pid, daemon.image_pid

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-import pytest
-
 from tests.faults.figures import LONG, figure
 from vlmd._session import Answered, ClientSession, Event
 from vlmd_protocol.codec import FrameTooLarge, LineDecoder
@@ -123,7 +121,6 @@ STREAMS: list[tuple[str, bytes, int, Callable[[int], Decode]]] = [
 STREAMS += [(name, stream, limit, events_of_a_client) for name, stream, limit in to_a_client()]
 
 
-@pytest.mark.timeout(3600)
 def test_every_vector() -> None:
     count = 0
     for name, stream, limit, events in STREAMS:

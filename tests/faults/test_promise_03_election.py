@@ -110,7 +110,6 @@ def one_round(path: Path, before: Before, starters: int) -> None:
         contest.close()
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.skipif(not Path("/proc/net/unix").exists(), reason="counts listeners where Linux shows them")
 def test_rounds(folder: Path) -> None:
     kinds: tuple[Before, ...] = ("none", "stale", "killed owner", "stopping owner")
@@ -123,7 +122,6 @@ def test_rounds(folder: Path) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.timeout(1800)
 def test_whole_daemons(folder: Path) -> None:
     """Clients that start daemons together all end at the same one, also where the last one was just killed."""
     rng = random.Random(_SEED)

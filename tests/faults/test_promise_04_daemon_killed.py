@@ -120,7 +120,6 @@ def one_round(model: str, paths: list[str], calm: list[tuple[int, str | None, st
     eventually(lambda: gone(family), 10, "the end of every process")
 
 
-@pytest.mark.timeout(3600)
 def test_killed_at_random_points(pictures: list[str]) -> None:
     pictures = pictures[:_FRAMES]
     calm: list[vlmd.Frame[None]] = []

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.conftest import StartDaemon
 from tests.faults.figures import figure, rounds
@@ -56,7 +55,6 @@ def _running(daemon: Daemon, connection: object) -> int:
     return int(queue["jobs"] + queue["running"] + queue["decoding"] + queue["ready"])
 
 
-@pytest.mark.timeout(1200)
 def test_the_work_of_a_killed_client_stops(start_daemon: StartDaemon, pictures: list[str]) -> None:
     daemon = start_daemon(model=f"fake:step_ms={_STEP_MS},tokens=40,width=4").wait_ready()
     process = psutil.Process(daemon.process.pid)

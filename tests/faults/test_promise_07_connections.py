@@ -58,7 +58,6 @@ def cycle(path: Path, number: int, rng: random.Random) -> None:
                 )
 
 
-@pytest.mark.timeout(1800)
 def test_a_daemon_holds_what_it_held(start_daemon: StartDaemon) -> None:
     daemon = start_daemon().wait_ready()
     rng = random.Random(7)

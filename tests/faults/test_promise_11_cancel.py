@@ -86,7 +86,6 @@ class Canceller:
                 left.discard(line["id"])
 
 
-@pytest.mark.timeout(1800)
 def test_cancel_at_random_times(start_daemon: StartDaemon, pictures: list[str]) -> None:
     daemon = start_daemon(model=_MODEL).wait_ready()
     ended = _cancel(daemon, pictures, CANCELS)

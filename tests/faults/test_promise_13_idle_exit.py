@@ -100,7 +100,6 @@ class _Elected:
         return self._process.exitcode
 
 
-@pytest.mark.timeout(1800)
 def test_rounds(folder: Path) -> None:
     """The listening part alone, whose idle time is short enough to hit the moment often."""
     racers = [Racer(folder, _SEED + number) for number in range(_RACERS)]
@@ -114,7 +113,6 @@ def test_rounds(folder: Path) -> None:
     assert found["respawned"] > 0
 
 
-@pytest.mark.timeout(1800)
 def test_whole_daemons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client and the daemon as they are: every call is answered, by the daemon that is there or by a new one."""
     rng, pids = random.Random(_SEED), set[int]()
