@@ -4,10 +4,12 @@ starts another: no connection is taken and then dropped.
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -30,6 +32,10 @@ _AROUND_S = 0.004
 
 # Whole daemons look each quarter of a second whether they are idle.
 _WHOLE_IDLE_S = 0.3
+
+# To start a process is to look at the ends of all the others, and an end can be read once: two threads that look at the
+# same time make a status of nothing.
+_PROCESSES = threading.Lock()
 
 _SEED = 13
 
@@ -84,7 +90,8 @@ class _Elected:
     def __init__(self, path: Path, idle_s: float = 0.0) -> None:
         report, theirs = CONTEXT.Pipe(duplex=False)
         self._process = CONTEXT.Process(target=compete, args=(path, None, theirs, 0, idle_s))
-        self._process.start()
+        with _PROCESSES:
+            self._process.start()
         theirs.close()
         with report:
             assert report.poll(LIMIT_S)
@@ -92,12 +99,14 @@ class _Elected:
         assert outcome == "ready"
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.join(LIMIT_S)
+        with _PROCESSES:
+            self._process.kill()
+        self.exit_status()
 
     def exit_status(self) -> int | None:
-        self._process.join(LIMIT_S)
-        return self._process.exitcode
+        multiprocessing.connection.wait([self._process.sentinel], LIMIT_S)
+        with _PROCESSES:
+            return self._process.exitcode
 
 
 def test_rounds(folder: Path) -> None:
