@@ -99,12 +99,12 @@ class Listener:
 
     def ensure_path(self) -> None:
         """Take the lock and bind the path again, if they are no longer ours."""
-        if self._bound is not None and not self._in_place:
+        if self._displaced:
             self._rebind()
 
     @property
-    def _in_place(self) -> bool:
-        return self._bound is not None and self._bound.reachable and self._election.holds_lock
+    def _displaced(self) -> bool:
+        return self._bound is not None and not (self._bound.reachable and self._election.holds_lock)
 
     def _remove_path(self) -> bool:
         """Remove the path; False where another daemon has its lock by now, and what lies there is left to it."""
@@ -168,9 +168,9 @@ class Listener:
     async def _keep_path(self) -> None:
         while True:
             await anyio.sleep(_REBIND_CHECK_S)
-            if self._bound is not None and not self._in_place:
-                log.warning("%s or its lock was taken away; taking it back", self._bound.path)
-                self.ensure_path()
+            if self._displaced:
+                log.warning("%s or its lock was taken away; taking it back", self._election.path)
+                self._rebind()
 
     async def _keep_lock_fresh(self) -> None:
         while True:
