@@ -14,6 +14,7 @@ from typing import Final
 import psutil
 
 from vlmd import Client, Frame, Image
+from vlmd_bridge import machine
 from vlmd_bridge.bench.figures import Figures, Optimisation
 from vlmd_bridge.demo import iter_recording
 from vlmd_bridge.engine import switches
@@ -116,11 +117,11 @@ def _figures(
         image_tokens=prompt_tokens - text_tokens,
         load_s=load_s,
         memory_bytes={name: psutil.Process(pid).memory_info().rss for name, pid in _pids(client).items()},
-        machine_memory_bytes=psutil.virtual_memory().total,
+        machine_memory_bytes=machine.memory_bytes(),
         engine_busy=engine_busy,
         images_busy=images_busy,
         image_processes=len(status.image_processes),
-        cores=psutil.cpu_count() or 1,
+        cores=machine.cores(),
         load=psutil.getloadavg()[0],
         width=int(engine.get("width", 0)),
         blas=str(engine.get("blas", "")),
