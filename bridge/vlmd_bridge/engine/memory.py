@@ -10,6 +10,7 @@ import mlx.core as mx
 import msgspec
 import psutil
 
+from vlmd_bridge.engine.platform import working_set_bytes
 from vlmd_bridge.models.probe import kv_bytes_per_token
 from vlmd_bridge.workers.messages import EngineInfo
 
@@ -40,8 +41,8 @@ class MemoryBudget:
 def _free_bytes(weight_bytes: int) -> int:
     # What other models and programs hold is not free; of a GPU's working set, only this model's weights are known.
     free_bytes = int(psutil.virtual_memory().available)
-    working_set_bytes = int(mx.device_info().get("max_recommended_working_set_size", 0))
-    return max(0, min(free_bytes, working_set_bytes - weight_bytes)) if working_set_bytes else free_bytes
+    limit_bytes = working_set_bytes(mx.device_info())
+    return max(0, min(free_bytes, limit_bytes - weight_bytes)) if limit_bytes else free_bytes
 
 
 def _token_bytes(info: EngineInfo) -> int:

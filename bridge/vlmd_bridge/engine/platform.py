@@ -9,7 +9,7 @@ import ctypes
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,10 +101,14 @@ def limit_memory(control: MemoryControl) -> None:
     Nothing happens without Metal, whose device says what it can hold. Metal itself is out of reach of the Linux tests:
     they run this with a fake in its place.
     """
-    working_set_bytes = int(control.device_info().get("max_recommended_working_set_size", 0))
-    if working_set_bytes:
-        control.set_memory_limit(int(working_set_bytes * _MEMORY_SHARE))
-        control.set_cache_limit(min(_MAX_CACHE_BYTES, int(working_set_bytes * _CACHE_SHARE)))
+    if limit_bytes := working_set_bytes(control.device_info()):
+        control.set_memory_limit(int(limit_bytes * _MEMORY_SHARE))
+        control.set_cache_limit(min(_MAX_CACHE_BYTES, int(limit_bytes * _CACHE_SHARE)))
+
+
+def working_set_bytes(device_info: Mapping[str, Any]) -> int:
+    """Return what a GPU can hold by what MLX says of it, 0 without Metal."""
+    return int(device_info.get("max_recommended_working_set_size", 0))
 
 
 def _candidates() -> Iterator[str]:
