@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
@@ -54,14 +54,7 @@ class AsyncLock:
         if until_s == math.inf:
             await self._lock.acquire()
             return True
-        while True:
-            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
-            with anyio.move_on_after(slice_s):
-                await self._lock.acquire()
-                return True
-            self._clock.ended(began, slice_s)
-            if self._clock.now_s() >= until_s:
-                return False
+        return await _in_pieces(self._clock, until_s, self._lock.acquire)
 
     def release(self) -> None:
         """Wake another task."""
@@ -102,14 +95,7 @@ class AsyncRuntime:
 
     async def writable(self, fd: int, until_s: float) -> bool:
         """Suspend the task."""
-        while True:
-            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
-            with anyio.move_on_after(slice_s):
-                await anyio.wait_writable(fd)
-                return True
-            self._clock.ended(began, slice_s)
-            if self.now_s() >= until_s:
-                return False
+        return await _in_pieces(self._clock, until_s, lambda: anyio.wait_writable(fd))
 
     def background(self, procedure: Procedure, name: str) -> None:
         """Start a task."""
@@ -131,3 +117,15 @@ class AsyncRuntime:
                 await procedure()
             finally:
                 self._scopes.discard(scope)
+
+
+async def _in_pieces(clock: AwakeClock, until_s: float, wait: Callable[[], Awaitable[None]]) -> bool:
+    """Wait, looking at the clock now and then; False where it reached `until_s` first."""
+    while True:
+        began, slice_s = clock.began(), clock.slice_s(until_s)
+        with anyio.move_on_after(slice_s):
+            await wait()
+            return True
+        clock.ended(began, slice_s)
+        if clock.now_s() >= until_s:
+            return False

@@ -66,13 +66,7 @@ class BlockingLock:
         """Block the thread."""
         if until_s == math.inf:
             return self._lock.acquire()
-        while True:
-            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
-            if self._lock.acquire(timeout=slice_s):
-                return True
-            self._clock.ended(began, slice_s)
-            if self._clock.now_s() >= until_s:
-                return False
+        return _in_pieces(self._clock, until_s, lambda slice_s: self._lock.acquire(timeout=slice_s))
 
     def release(self) -> None:
         """Wake another thread."""
@@ -111,13 +105,7 @@ class BlockingRuntime:
         """Block the thread in `poll`."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        while True:
-            began, slice_s = self._clock.began(), self._clock.slice_s(until_s)
-            if poll.poll(slice_s * 1000):
-                return True
-            self._clock.ended(began, slice_s)
-            if self.now_s() >= until_s:
-                return False
+        return _in_pieces(self._clock, until_s, lambda slice_s: bool(poll.poll(slice_s * 1000)))
 
     def background(self, procedure: Procedure, name: str) -> None:
         """Start a daemon thread: an idle client does not keep the interpreter alive."""
@@ -126,3 +114,14 @@ class BlockingRuntime:
     async def in_thread(self, function: Callable[[], _Result]) -> _Result:
         """Call it here."""
         return function()
+
+
+def _in_pieces(clock: AwakeClock, until_s: float, wait: Callable[[float], bool]) -> bool:
+    """Call `wait` with seconds until it says True, looking at the clock between; False where it reached `until_s`."""
+    while True:
+        began, slice_s = clock.began(), clock.slice_s(until_s)
+        if wait(slice_s):
+            return True
+        clock.ended(began, slice_s)
+        if clock.now_s() >= until_s:
+            return False
